@@ -1,0 +1,1 @@
+"""From detector frames to structure factors."""

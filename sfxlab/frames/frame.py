@@ -1,0 +1,87 @@
+"""One exposure, and a sequence of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxlab.geometry import HC_EV_ANGSTROM, Detector
+
+
+@dataclass(frozen=True)
+class FrameId:
+    """What names a frame for good: its file and its event (CrystFEL's notation, for example `//17`)."""
+
+    path: str
+    event: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.event}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One exposure with all that is needed to make sense of it."""
+
+    data: NDArray[Any]
+    """Pixels as the file holds them, (slow, fast) = `detector.shape`, in ADU, any integer or float type."""
+
+    bad: NDArray[np.uint8]
+    """1 where a pixel is not to be trusted (masks, bad regions, gaps, flagged values, NaN), same shape as `data`."""
+
+    photon_energy: float
+    """eV."""
+
+    detector: Detector
+
+    id: FrameId
+    index: int = 0
+    """Position in the source that it came from, counting from 0."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else came along, by its name in the file."""
+
+    @property
+    def wavelength(self) -> float:
+        """Å."""
+        return HC_EV_ANGSTROM / self.photon_energy
+
+
+class FrameSource(Protocol):
+    """A sequence of frames that opens its files late and never sends pixels anywhere.
+
+    A source pickles as paths, layout and event numbers; slices are sources again; integers give frames. A frame that
+    cannot be read raises `FrameError`, and the others can still be read.
+    """
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, item: int) -> Frame: ...
+    @overload
+    def __getitem__(self, item: slice) -> FrameSource: ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def identity(self, index: int) -> FrameId:
+        """The name of a frame, without reading its pixels."""
+        ...
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that the frames come from, in order of first use."""
+        ...
+
+    @property
+    def geometry_text(self) -> str:
+        """The geometry file as it was read, empty where the frames carry their geometry themselves."""
+        ...
+
+    @property
+    def detector(self) -> Detector:
+        """The detector of the first frame."""
+        ...

@@ -1,0 +1,1 @@
+"""Observations of many crystals into one set of structure factors."""

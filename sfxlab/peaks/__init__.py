@@ -1,0 +1,5 @@
+"""Peak finding and hit finding."""
+
+from sfxlab.peaks.peaks import Peaks
+
+__all__ = ["Peaks"]
