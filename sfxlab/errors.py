@@ -105,6 +105,10 @@ class ClusterError(SfxlabError):
     """Workers cannot be had."""
 
 
+class SfxlabWarning(UserWarning):
+    """Something to know about that does not stop the work: what was read otherwise than written, or left aside."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str | None:
     """The instruction "did you mean …?" for the known word most like `word`, or None where nothing is alike."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

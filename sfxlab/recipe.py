@@ -1,6 +1,7 @@
 """Every parameter that can change a number.
 
-A recipe is TOML on disk, one table for each step; what is not named keeps its default. Unknown keys are refused.
+A recipe is TOML on disk, one table for each step; what is not named keeps its default. Unknown keys are
+refused.
 """
 
 from __future__ import annotations
@@ -28,19 +29,13 @@ class PeakRecipe(_Section):
     """Peak finding: radial background, connected pixels above it, local signal-to-noise ratio."""
 
     min_snr: Positive = Field(5.0, description="Least signal-to-noise ratio of a peak")
-    pixel_snr: Positive = Field(
-        4.0, description="σ above the radial background from which a pixel may belong to a peak"
-    )
+    pixel_snr: Positive = Field(3.5, description="σ above the radial background at which a pixel may belong to a peak")
     min_pixels: int = Field(2, ge=1, description="Least number of pixels of a peak")
     max_pixels: int = Field(60, ge=1, description="Largest number of pixels of a peak")
     min_value: NonNegative = Field(0.0, description="Least value of a pixel of a peak, ADU; 0 for no floor")
-    local_background_radius: int = Field(
-        4, ge=2, le=20, description="Half width of the local background, pixels"
-    )
+    local_background_radius: int = Field(4, ge=2, le=20, description="Half width of the local background, pixels")
     min_resolution: NonNegative = Field(0.0, description="Peaks below this 1/d are dropped, 1/Å")
-    max_resolution: NonNegative = Field(
-        0.0, description="Peaks beyond this 1/d are dropped, 1/Å; 0 for no limit"
-    )
+    max_resolution: NonNegative = Field(0.0, description="Peaks beyond this 1/d are dropped, 1/Å; 0 for no limit")
     max_peaks: int = Field(2000, ge=1, description="The strongest so many peaks of a frame are kept")
     use_saturated: bool = Field(True, description="Keep peaks with saturated pixels")
 
@@ -68,34 +63,22 @@ class CellRecipe(_Section):
 class IndexingRecipe(_Section):
     """Indexing with a known cell."""
 
-    cell: CellRecipe | None = Field(
-        None, description="The unit cell; without one, hits are found but not indexed"
-    )
+    cell: CellRecipe | None = Field(None, description="The unit cell; without one, hits are found but not indexed")
     max_lattices: int = Field(4, ge=1, le=10, description="Most lattices looked for in a frame")
-    length_tolerance: Positive = Field(
-        0.05, description="Largest relative deviation of a, b, c of the primitive cell"
-    )
-    angle_tolerance: Positive = Field(
-        1.5, description="Largest deviation of the primitive cell's angles, degrees"
-    )
+    length_tolerance: Positive = Field(0.05, description="Largest relative deviation of a, b, c of the primitive cell")
+    angle_tolerance: Positive = Field(1.5, description="Largest deviation of the primitive cell's angles, degrees")
     max_log10_p: float = Field(
-        -6.0, le=0, description="A lattice counts where as good a fit by chance is rarer than this (log10)"
+        -5.0, le=0, description="A lattice counts where as good a fit is rarer than this by chance, log10"
     )
-    min_peaks: int = Field(
-        8, ge=4, description="Least number of peaks that a lattice has to explain by itself"
-    )
-    max_peaks: int = Field(
-        250, ge=10, description="Peaks used to find lattices; those of lowest resolution first"
-    )
+    min_peaks: int = Field(8, ge=4, description="Least number of peaks that a lattice has to explain by itself")
+    max_peaks: int = Field(250, ge=10, description="Peaks used to find lattices; those of lowest resolution first")
 
 
 class RefinementRecipe(_Section):
     """Refinement of orientation and cell against peak positions."""
 
     cycles: int = Field(10, ge=0, description="Most cycles of least squares")
-    refine_cell: bool = Field(
-        True, description="Refine the cell within its lattice type, not only the orientation"
-    )
+    refine_cell: bool = Field(True, description="Refine the cell within its lattice type, not only the orientation")
     cell_restraint: Positive = Field(
         0.01, description="Relative standard deviation of cell lengths about the given cell"
     )
@@ -107,9 +90,7 @@ class IntegrationRecipe(_Section):
     peak_radius: Positive = Field(3.0, description="Radius of the peak, pixels")
     background_inner: Positive = Field(4.0, description="Inner radius of the background ring, pixels")
     background_outer: Positive = Field(6.0, description="Outer radius of the background ring, pixels")
-    max_resolution: NonNegative = Field(
-        0.0, description="Integrate up to this 1/d, 1/Å; 0 for the whole detector"
-    )
+    max_resolution: NonNegative = Field(0.0, description="Integrate up to this 1/d, 1/Å; 0 for the whole detector")
     min_partiality: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.236,
         description="Reflections less excited than this are not predicted (Gaussian model, |ε| < 1.7 R)",
@@ -159,7 +140,7 @@ class Recipe(_Section):
 
 
 def validate(values: dict[str, Any], path: str | Path | None = None) -> Recipe:
-    """A recipe from nested dictionaries; `RecipeError` names the first wrong key and suggests the right one."""
+    """A recipe from nested dictionaries; `RecipeError` names the first wrong key."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

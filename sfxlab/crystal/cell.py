@@ -99,7 +99,7 @@ class UnitCell:
     @property
     def reciprocal_basis(self) -> NDArray[np.float64]:
         """Columns a*, b*, c* in 1/Å, (3, 3), in the orientation of the PDB convention."""
-        return np.linalg.inv(self.real_basis)
+        return np.asarray(np.linalg.inv(self.real_basis), dtype=np.float64)
 
     @property
     def primitive_transform(self) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ class UnitCell:
 
     def with_basis(self, basis: NDArray[np.float64]) -> UnitCell:
         """The same lattice with the lengths and angles of a reciprocal basis (columns a*, b*, c* in 1/Å)."""
-        return self.with_parameters(parameters_of(np.linalg.inv(basis)))
+        return self.with_parameters(parameters_of(np.asarray(np.linalg.inv(basis), dtype=np.float64)))
 
     def allows(self, hkl: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Which hkl, (n, 3), the centring does not forbid, (n,)."""

@@ -152,10 +152,8 @@ def _from_gemmi(cell: gemmi.UnitCell, hm: str, path: Path) -> UnitCell:
     }
     if system == "monoclinic":
         axis["monoclinic"] = {0: "a", 1: "b", 2: "c"}[_monoclinic_axis(cell)]
-    return UnitCell(
-        *(round(x, 6) for x in cell.parameters),
-        lattice_type=system, centring=centring, unique_axis=axis.get(system),  # type: ignore[arg-type]
-    )  # fmt: skip
+    a, b, c, alpha, beta, gamma = (round(x, 6) for x in cell.parameters)
+    return UnitCell(a, b, c, alpha, beta, gamma, system, centring, axis.get(system))  # type: ignore[arg-type]
 
 
 def _monoclinic_axis(cell: gemmi.UnitCell) -> int:

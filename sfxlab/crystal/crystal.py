@@ -42,7 +42,7 @@ class Crystal:
     @property
     def real_basis(self) -> NDArray[np.float64]:
         """Rows a, b, c in the laboratory frame, (3, 3), Å: hkl = real_basis @ q."""
-        return np.linalg.inv(self.basis)
+        return np.asarray(np.linalg.inv(self.basis), dtype=np.float64)
 
     def q(self, hkl: NDArray[np.integer]) -> NDArray[np.float64]:
         """Positions of reciprocal lattice points, (n, 3) → (n, 3), 1/Å, laboratory frame."""

@@ -100,9 +100,7 @@ class Detector:
             corner=np.array([p.corner for p in panels], dtype=np.float64),
             fs=np.array([p.fs for p in panels], dtype=np.float64),
             ss=np.array([p.ss for p in panels], dtype=np.float64),
-            bounds=np.array(
-                [(p.row, p.row + p.rows, p.column, p.column + p.columns) for p in panels], dtype=np.int64
-            ),
+            bounds=np.array([(p.row, p.row + p.rows, p.column, p.column + p.columns) for p in panels], dtype=np.int64),
             max_adu=np.array([p.max_adu for p in panels], dtype=np.float64),
         )
 
@@ -131,6 +129,17 @@ class Detector:
                 centres[i][window] = p.corner[i] + f * p.fs[i] + s * p.ss[i]
         return centres[0], centres[1], centres[2]
 
+    @cached_property
+    def radius(self) -> NDArray[np.uint16]:
+        """Distance of each slab pixel from the beam axis in pixels, rounded, `shape`; 65535 outside the panels."""
+        x, y = self.xy
+        radius = np.hypot(x, y) / self.panels[0].pixel_size
+        return np.where(np.isfinite(radius), np.rint(np.minimum(radius, 65534)), 65535).astype(np.uint16)
+
+    def __reduce__(self) -> tuple[type[Detector], tuple[object, ...]]:
+        # The cached maps are as large as frames and are made anew where they are needed.
+        return Detector, (self.panels, self.shape, self.camera_length)
+
     def positions(
         self, panel: NDArray[np.integer], fs: NDArray[np.floating], ss: NDArray[np.floating]
     ) -> NDArray[np.float64]:
@@ -138,7 +147,7 @@ class Detector:
         a = self.arrays
         f = np.asarray(fs, dtype=np.float64) - a.bounds[panel, 2]
         s = np.asarray(ss, dtype=np.float64) - a.bounds[panel, 0]
-        return a.corner[panel] + f[:, None] * a.fs[panel] + s[:, None] * a.ss[panel]
+        return np.asarray(a.corner[panel] + f[:, None] * a.fs[panel] + s[:, None] * a.ss[panel])
 
     def q(
         self,
@@ -154,10 +163,13 @@ class Detector:
         x = self.positions(panel, fs, ss)
         q = x / np.linalg.norm(x, axis=1)[:, None]
         q[:, 2] -= 1.0
-        return q * (photon_energy / HC_EV_ANGSTROM)
+        return np.asarray(q * (photon_energy / HC_EV_ANGSTROM))
 
     def resolution_map(self, photon_energy: float) -> NDArray[np.float32]:
-        """|q| = 1/d at the centre of each slab pixel, 1/Å, `shape`; NaN outside the panels. Photon energy in eV."""
+        """|q| = 1/d at the centre of each slab pixel, 1/Å, `shape`, NaN outside the panels.
+
+        Photon energy in eV.
+        """
         x, y, z = self._pixel_centres
         two_theta = np.arctan2(np.hypot(x, y), z)
         return np.asarray(2 * np.sin(two_theta / 2) * (photon_energy / HC_EV_ANGSTROM), dtype=np.float32)
@@ -172,7 +184,5 @@ class Detector:
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Detector:
         """The detector shifted as a whole, metres."""
-        panels = tuple(
-            replace(p, corner=(p.corner[0] + x, p.corner[1] + y, p.corner[2] + z)) for p in self.panels
-        )
+        panels = tuple(replace(p, corner=(p.corner[0] + x, p.corner[1] + y, p.corner[2] + z)) for p in self.panels)
         return Detector(panels, self.shape, self.camera_length + z)

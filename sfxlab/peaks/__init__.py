@@ -1,5 +1,6 @@
 """Peak finding and hit finding."""
 
+from sfxlab.peaks.find import find_peaks, is_hit
 from sfxlab.peaks.peaks import Peaks
 
-__all__ = ["Peaks"]
+__all__ = ["Peaks", "find_peaks", "is_hit"]

@@ -40,5 +40,5 @@ class Peaks:
     @staticmethod
     def empty() -> Peaks:
         """No peaks."""
-        kinds = {"panel": np.int16, "n_pixels": np.int16}
-        return Peaks(*(np.zeros(0, dtype=kinds.get(f.name, np.float32)) for f in fields(Peaks)))
+        integers, floats = np.zeros(0, dtype=np.int16), np.zeros(0, dtype=np.float32)
+        return Peaks(integers, floats, floats, floats, floats, floats, floats, floats, integers)

@@ -1,0 +1,39 @@
+"""Whether a lattice is there, or as good a fit is to be had by chance."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+TOLERANCES = (0.25, 0.2, 0.15, 0.1)
+"""Distances from whole indices at which peaks are counted."""
+
+LOG10_TRIALS = 6.0
+"""log10 of the number of independent lattices that a search tries (directions times rotations, METHODS.md 4.7)."""
+
+FITTED = 3
+"""Peaks whose indices the nine numbers of a basis can make whole by themselves; they prove nothing."""
+
+
+def chance(errors: NDArray[np.floating]) -> float:
+    """log10 of the probability that some lattice of a search fits random peaks as well as this one, at most 0.
+
+    `errors` (n,) are the largest distances of each peak's three indices from whole numbers. A random peak passes a
+    tolerance t with probability (2t)³; the count is binomial, and the search tries about 10⁶ lattices. Three peaks fit
+    without proof. The sharpest of the tolerances counts, at the price of one more trial for each.
+    """
+    n = len(errors) - FITTED
+    if n <= 0:
+        return 0.0
+    best = 0.0
+    for tolerance in TOLERANCES:
+        fitting = max(int(np.count_nonzero(errors < tolerance)) - FITTED, 0)
+        probability = (2 * tolerance) ** 3
+        log_p = float(binom.logsf(fitting - 1, n, probability))
+        if not math.isfinite(log_p):  # too small for a float before the logarithm; the first term is nearly all of it
+            log_p = float(binom.logpmf(fitting, n, probability))
+        best = min(best, log_p / math.log(10))
+    return min(0.0, best + LOG10_TRIALS + math.log10(len(TOLERANCES)))
