@@ -30,6 +30,9 @@ class PeakRecipe(_Section):
 
     min_snr: Positive = Field(5.0, description="Least signal-to-noise ratio of a peak")
     pixel_snr: Positive = Field(3.5, description="σ above the radial background at which a pixel may belong to a peak")
+    max_chance_pairs: Positive = Field(
+        2.0, description="The threshold rises until no more than so many pairs of noise pixels touch by chance"
+    )
     min_pixels: int = Field(2, ge=1, description="Least number of pixels of a peak")
     max_pixels: int = Field(60, ge=1, description="Largest number of pixels of a peak")
     min_value: NonNegative = Field(0.0, description="Least value of a pixel of a peak, ADU; 0 for no floor")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfxlab.frames import Frame
 from sfxlab.peaks.peaks import Peaks
-from sfxlab.peaks.radial import pixel_thresholds, radial_background, search_panel
+from sfxlab.peaks.radial import lonely_pixels, pixel_thresholds, radial_background, search_panel
 from sfxlab.recipe import HitRecipe, PeakRecipe, Recipe
+
+MAX_PIXEL_SNR = 30.0
+"""Where the threshold stops rising on frames that are noise all over."""
 
 
 def find_peaks(frame: Frame, recipe: Recipe | PeakRecipe | None = None) -> Peaks:
@@ -45,25 +49,46 @@ def is_hit(peaks: Peaks, recipe: Recipe | HitRecipe | None = None) -> bool:
     return len(peaks) >= wanted.min_peaks
 
 
-def _search(frame: Frame, recipe: PeakRecipe) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _search(frame: Frame, recipe: PeakRecipe) -> NDArray[np.float64]:
     """Rows as `search_panel` makes them, over all panels."""
     detector = frame.detector
-    mean, sigma = radial_background(frame.data, frame.bad, detector.radius, recipe.pixel_snr)
+    gain = detector.arrays.gain(detector, frame.photon_energy)
+    thresholds = _thresholds(frame, recipe, gain)
     claimed = np.zeros(detector.shape, dtype=np.uint8)
     # Blank frames have few candidates; the room for a crowded one grows with the detector.
     found = np.empty((max(4 * recipe.max_peaks, frame.data.size // 200), 7))
     n_found = 0
-    for bounds, gain in zip(detector.arrays.bounds, detector.arrays.gain(detector, frame.photon_energy), strict=True):
-        threshold = pixel_thresholds(mean, sigma, gain, recipe.pixel_snr, recipe.min_value)
+    for bounds, threshold, adu_per_photon in zip(detector.arrays.bounds, thresholds, gain, strict=True):
         n_found = search_panel(
-            frame.data, frame.bad, detector.radius, threshold, bounds, gain,
+            frame.data, frame.bad, detector.radius, threshold, bounds, adu_per_photon,
             recipe.min_pixels, recipe.max_pixels, recipe.min_snr, recipe.local_background_radius,
             claimed, found, n_found,
         )  # fmt: skip
     return found[:n_found]
 
 
-def _wanted(peaks: Peaks, frame: Frame, recipe: PeakRecipe) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _thresholds(frame: Frame, recipe: PeakRecipe, gain: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least value of a peak's pixels for each panel and radius, (n_panels, n_radii), ADU.
+
+    Few detectors have normal noise. Pixels that stand alone above the threshold are noise, and tell how often two noise
+    pixels touch by chance: 4 n² / N times for n of N. The threshold rises until that is rare.
+    """
+    detector = frame.detector
+    mean, sigma = radial_background(frame.data, frame.bad, detector.radius, recipe.pixel_snr)
+    z = recipe.pixel_snr
+    while True:
+        thresholds = np.stack([pixel_thresholds(mean, sigma, g, z, recipe.min_value) for g in gain])
+        counts = [
+            lonely_pixels(frame.data, frame.bad, detector.radius, threshold, bounds)
+            for threshold, bounds in zip(thresholds, detector.arrays.bounds, strict=True)
+        ]
+        lonely, good = (sum(count) for count in zip(*counts, strict=True))
+        if 4 * lonely**2 <= recipe.max_chance_pairs * good or z >= MAX_PIXEL_SNR:
+            return thresholds
+        z += 0.5
+
+
+def _wanted(peaks: Peaks, frame: Frame, recipe: PeakRecipe) -> NDArray[np.bool_]:
     wanted = peaks.resolution >= recipe.min_resolution
     if recipe.max_resolution > 0:
         wanted &= peaks.resolution <= recipe.max_resolution

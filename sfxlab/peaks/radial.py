@@ -111,6 +111,35 @@ def pixel_thresholds(
 
 
 @njit(cache=True, nogil=True)
+def lonely_pixels(
+    data: NDArray[Any],
+    bad: NDArray[np.uint8],
+    radius: NDArray[np.uint16],
+    threshold: NDArray[np.float64],
+    bounds: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Pixels of a panel above the threshold of their radius without an eight-neighbour above it, and good pixels."""
+    r0, r1, c0, c1 = bounds
+    lonely, good = 0, 0
+    for i in range(r0, r1):
+        for j in range(c0, c1):
+            r = radius[i, j]
+            if r == 65535 or bad[i, j] != 0:
+                continue
+            good += 1
+            if not data[i, j] > threshold[r]:
+                continue
+            company = False
+            for y in range(max(i - 1, r0), min(i + 2, r1)):
+                for x in range(max(j - 1, c0), min(j + 2, c1)):
+                    if (y != i or x != j) and bad[y, x] == 0 and radius[y, x] != 65535:
+                        company |= data[y, x] > threshold[radius[y, x]]
+            if not company:
+                lonely += 1
+    return lonely, good
+
+
+@njit(cache=True, nogil=True)
 def search_panel(
     data: NDArray[Any],
     bad: NDArray[np.uint8],
