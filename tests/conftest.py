@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from sfxlab.geometry import Detector, Panel
@@ -30,3 +34,71 @@ def detector() -> Detector:
         Panel("right", 0, 256, 512, 256, (0.0004, 0.0255, 0.0801), turned, turned_down, 256, 0, 1.0),
     )
     return Detector(panels, (512, 512), 0.08)
+
+
+@pytest.fixture
+def make_hdf5(tmp_path: Path) -> Callable[..., Path]:
+    """Writes arrays to an HDF5 file: `make_hdf5("a.h5", {"/data/data": array}, chunks=…, compression=…)`."""
+
+    def write(name: str, arrays: Mapping[str, Any], **creation: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w") as file:
+            for where, values in arrays.items():
+                array = np.asarray(values)
+                file.create_dataset(where, data=array, **(creation if array.ndim > 2 else {}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_cxi(make_hdf5: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes a CXI file of frames (n, 8, 6) for the geometry `two_panels`, with energies and a mask."""
+
+    def write(
+        name: str = "frames.cxi", frames: Any = None, energies: Any = None, mask: Any = None, **creation: Any
+    ) -> Path:
+        data = np.arange(4 * 8 * 6, dtype=np.uint16).reshape(4, 8, 6) if frames is None else np.asarray(frames)
+        arrays = {
+            "/entry_1/data_1/data": data,
+            "/entry_1/data_1/mask": np.zeros(data.shape[-2:], dtype=np.uint16) if mask is None else mask,
+            "/LCLS/photon_energy_eV": 9000.0 + np.arange(len(data)) if energies is None else energies,
+        }
+        return make_hdf5(name, arrays, **creation)
+
+    return write
+
+
+@pytest.fixture
+def two_panels() -> str:
+    """Text of a geometry file of two panels, 8 rows of 3 columns each, for the files of `make_cxi`."""
+    return """; a comment
+photon_energy = /LCLS/photon_energy_eV eV
+clen = 0.1 m
+res = 10000
+data = /entry_1/data_1/data
+dim0 = %
+dim1 = ss
+dim2 = fs
+mask0_data = /entry_1/data_1/mask
+mask0_badbits = 0xffff
+
+left/min_fs = 0
+left/max_fs = 2
+left/min_ss = 0
+left/max_ss = 7
+left/corner_x = -3.5
+left/corner_y = 4
+left/fs = +1.0x +0.0y
+left/ss = +0.0x -1.0y
+
+right/min_fs = 3
+right/max_fs = 5
+right/min_ss = 0
+right/max_ss = 7
+right/corner_x = 0.5
+right/corner_y = 4
+right/fs = x
+right/ss = -y
+"""

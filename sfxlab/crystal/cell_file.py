@@ -139,8 +139,9 @@ def _from_gemmi(cell: gemmi.UnitCell, hm: str, path: Path) -> UnitCell:
     if group is None:
         raise CellError(f"unknown space group '{hm}'", path=path, remedy="write a CrystFEL cell file instead")
     system = group.crystal_system_str()
+    # gemmi calls the lattice of R 3:H "R", and that of R 3:R "P", which it is on rhombohedral axes.
     centring = group.centring_type()
-    if centring == "R":
+    if group.hm.startswith("R"):
         centring = "H" if abs(cell.gamma - 120) < 0.01 and abs(cell.alpha - 90) < 0.01 else "R"
     if system == "trigonal":
         system = "rhombohedral" if centring in "RH" else "hexagonal"

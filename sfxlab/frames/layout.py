@@ -1,0 +1,144 @@
+"""Which part of which HDF5 dataset goes to which part of the slab."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxlab.errors import GeometryError, InputError
+from sfxlab.frames.events import PLACEHOLDER
+from sfxlab.frames.hdf5_file import check_filters
+from sfxlab.geometry import Geometry
+from sfxlab.geometry.geometry import Block, Dims
+
+Selection = tuple[int | slice, ...]
+
+
+def readings(geometry: Geometry) -> tuple[Reading, ...]:
+    """The reads that fill a slab: one for each block, or for several that lie in one array one after the other."""
+    width = geometry.shape[1]
+    found: list[Reading] = []
+    for block in geometry.blocks:
+        if found and block.columns == width and (joined := _joined(found[-1], block)) is not None:
+            found[-1] = joined
+        else:
+            found.append(Reading(block))
+    return tuple(found)
+
+
+def _joined(before: Reading, block: Block) -> Reading | None:
+    """The reading extended by a block, where this is its array's next module along the axis before ss."""
+    first = before.block
+    axis = first.dims.index("ss") - 1
+    if axis < 0 or not isinstance(first.dims[axis], int) or first.data != block.data:
+        return None
+    next_module = int(first.dims[axis]) + before.modules
+    expected = (*first.dims[:axis], next_module, *first.dims[axis + 1 :])
+    same_size = (block.rows, block.columns) == (first.rows, first.columns)
+    return replace(before, modules=before.modules + 1) if same_size and block.dims == expected else None
+
+
+def check_block(geometry: Geometry, block: Block, dataset: h5py.Dataset) -> None:
+    """Raise `GeometryError` or `InputError` where a data array is not what the geometry says of it."""
+    path, place = dataset.file.filename, dataset.name
+    dims, shape = block.dims, dataset.shape
+    if dataset.dtype.kind not in "iuf":
+        raise InputError("these are no pixel values", path=path, place=place, found=dataset.dtype, expected="numbers")
+    if len(shape) != len(dims):
+        raise GeometryError(
+            "the data array has another number of axes than the geometry says", path=path, place=place,
+            found=f"{len(shape)} axes, {_shape(shape)}",
+            expected=f"{len(dims)}: " + ", ".join(f"dim{n} = {value}" for n, value in enumerate(dims)),
+            remedy="for frames stacked in one array: dim0 = %, dim1 = ss, dim2 = fs, before the first panel",
+        )  # fmt: skip
+    for axis, value in enumerate(dims):
+        if isinstance(value, int) and value >= shape[axis]:
+            raise GeometryError(
+                f"dim{axis} = {value} is outside the data array", path=path, place=place,
+                found=f"{shape[axis]} along axis {axis} of {_shape(shape)}", expected=f"0 to {shape[axis] - 1}",
+                remedy="is this geometry for this detector?",
+            )  # fmt: skip
+    rows, columns = shape[dims.index("ss")], shape[dims.index("fs")]
+    for p in (s.panel for s in geometry.panels if (s.data, s.dims) == (block.data, dims)):
+        if p.file_ss + p.rows > rows or p.file_fs + p.columns > columns:
+            raise GeometryError(
+                f"panel '{p.name}' is outside the data array", path=path, place=place,
+                found=f"max_ss = {p.file_ss + p.rows - 1}, max_fs = {p.file_fs + p.columns - 1}",
+                expected=f"max_ss below {rows}, max_fs below {columns}",
+                remedy=f"is this geometry for this detector? It is from {geometry.path or 'a text'}",
+            )  # fmt: skip
+    check_filters(dataset, place)
+
+
+def frame_axes(dims: Dims, shape: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of the axes that number frames."""
+    return tuple(size for size, value in zip(shape, dims, strict=True) if value == PLACEHOLDER)
+
+
+def mask_selection(block: Block, mask: h5py.Dataset, indices: Sequence[int]) -> Selection:
+    """The part of a mask array that belongs to a block in one frame.
+
+    A mask has the axes of the data, or these without the frames', or ss and fs only. An axis of frames of length 1
+    serves all frames. Raises `GeometryError` where the mask is anything else.
+    """
+    dims = block.dims
+    without_frames = tuple(value for value in dims if value != PLACEHOLDER)
+    candidates = {2: ("ss", "fs"), len(without_frames): without_frames, len(dims): dims}
+    found = candidates.get(mask.ndim)
+    if found is not None:
+        rows, columns = mask.shape[found.index("ss")], mask.shape[found.index("fs")]
+        numbers = [i if size > 1 else 0 for i, size in zip(indices, frame_axes(found, mask.shape), strict=False)]
+        selection = _selection(found, numbers, block.rows, block.columns)
+        fixed = all(i < size for i, size in zip(selection, mask.shape, strict=True) if isinstance(i, int))
+        if rows >= block.rows and columns >= block.columns and fixed:
+            return selection
+    raise GeometryError(
+        "the mask does not fit the data", path=mask.file.filename, place=mask.name, found=_shape(mask.shape),
+        expected=f"{block.rows} × {block.columns} pixels (ss × fs), or the data array's own axes",
+        remedy="correct mask…_data in the geometry file",
+    )  # fmt: skip
+
+
+def is_per_frame(block: Block, mask: h5py.Dataset) -> bool:
+    """Whether a mask array holds one mask for each frame."""
+    return mask.ndim == len(block.dims) and math.prod(frame_axes(block.dims, mask.shape)) > 1
+
+
+def _selection(dims: Dims, indices: Sequence[int], rows: int, columns: int) -> Selection:
+    remaining: Iterator[int] = iter(indices)
+    extent = {"ss": slice(0, rows), "fs": slice(0, columns)}
+    return tuple(
+        value if isinstance(value, int) else extent[value] if value in extent else next(remaining) for value in dims
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " × ".join(str(size) for size in shape)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One read from one dataset: `block`, and the modules that follow it both in the array and in the slab."""
+
+    block: Block
+    modules: int = 1
+
+    def read(self, dataset: h5py.Dataset, indices: Sequence[int], slab: NDArray[Any]) -> None:
+        """Read a frame's pixels, `indices` being those along the `%` axes, straight into the slab."""
+        block = self.block
+        source = list(_selection(block.dims, indices, block.rows, block.columns))
+        rows = slice(block.row, block.row + block.rows * self.modules)
+        if self.modules == 1:
+            dataset.read_direct(slab, tuple(source), np.s_[rows, : block.columns])
+            return
+        axis = block.dims.index("ss") - 1
+        first = int(block.dims[axis])
+        source[axis] = slice(first, first + self.modules)
+        stack = slab[rows].reshape(self.modules, block.rows, block.columns)
+        dataset.read_direct(stack, tuple(source))
