@@ -120,6 +120,10 @@ class Recipe(_Section):
         indexing = self.indexing.model_copy(update={"cell": CellRecipe(**fields)})
         return self.model_copy(update={"indexing": indexing})
 
+    def without_cell(self) -> Recipe:
+        """The same recipe for finding hits only."""
+        return self.model_copy(update={"indexing": self.indexing.model_copy(update={"cell": None})})
+
     def changed(self, **sections: dict[str, Any]) -> Recipe:
         """A recipe with some parameters replaced: `recipe.changed(peaks={"min_snr": 6})`."""
         values = self.model_dump()

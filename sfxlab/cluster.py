@@ -1,0 +1,100 @@
+"""One connection to Dask, wherever it runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import Any
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import Client, Worker, WorkerPlugin
+
+from sfxlab.errors import ClusterError
+
+DEATHS_TOLERATED = 2
+"""A task that was with this many workers when they died is tried once more and then given up."""
+
+
+def connect(
+    where: str = "local",
+    workers: int | None = None,
+    *,
+    memory_limit: str | float = "auto",
+    dashboard: bool = True,
+    timeout: float = 5.0,
+) -> Client:
+    """A Dask client; use it in a `with` statement, which also ends what was started here.
+
+    `where` is "local" for processes on this machine (one for each core unless `workers` says how many, one thread
+    each, `memory_limit` each in bytes or as "4 GiB"), or the address of a scheduler that is already running, such
+    as "tcp://node7:8786", waited for `timeout` seconds. The dashboard listens on 127.0.0.1 at a free port; its
+    address is `client.dashboard_link`.
+
+    A script that calls this for "local" keeps it below `if __name__ == "__main__":`, because worker processes
+    import the script. Compiled kernels are kept where `NUMBA_CACHE_DIR` says, and any number of workers may start
+    at once on them.
+
+    Raises `ClusterError`.
+    """
+    if where in ("slurm", "mpi"):
+        raise ClusterError(
+            f"'{where}' is not available in this version",
+            remedy="start `dask scheduler` and `dask worker` there and give the scheduler's address (tcp://…)",
+        )
+    if where == "local":
+        return _local(workers, memory_limit, dashboard)
+    if "://" not in where:
+        raise ClusterError("unknown kind of cluster", found=where, expected="local or tcp://HOST:PORT")
+    if workers is not None:
+        raise ClusterError(
+            "the number of workers is up to the scheduler that is already running",
+            found=f"{workers} workers",
+            remedy="start or stop `dask worker` there",
+        )
+    return _existing(where, timeout)
+
+
+def _local(workers: int | None, memory_limit: str | float, dashboard: bool) -> Client:
+    if workers is not None and workers < 1:
+        raise ClusterError("a cluster needs workers", found=workers, expected="1 or more")
+    options: dict[str, Any] = {
+        "n_workers": CPU_COUNT if workers is None else workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "memory_limit": memory_limit,
+        "dashboard_address": "127.0.0.1:0",
+        "scheduler_kwargs": {"dashboard": dashboard},
+        "silence_logs": logging.CRITICAL,
+    }
+    try:
+        with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS_TOLERATED}):
+            client = Client(**options)
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(
+            "the workers on this machine did not start", found=error, remedy="ask for fewer workers, or for none"
+        ) from error
+    client.register_plugin(_IgnoreInterrupts())
+    return client
+
+
+def _existing(address: str, timeout: float) -> Client:
+    # A scheduler that is lost later is a ClusterError of the task at work; a traceback beside it would only confuse.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    try:
+        return Client(address, timeout=timeout)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            "no scheduler answers at this address",
+            place=address,
+            found=error,
+            expected="a running `dask scheduler`",
+            remedy="check the address, and that this machine reaches it",
+        ) from error
+
+
+class _IgnoreInterrupts(WorkerPlugin):
+    """Ctrl-C on a terminal reaches all its processes; only the one that holds the client acts, and ends the rest."""
+
+    def setup(self, worker: Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

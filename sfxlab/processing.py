@@ -1,0 +1,255 @@
+"""A whole data set: chunks of frames, here or over Dask, into a run on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from distributed import Client, Future, KilledWorker, as_completed
+
+from sfxlab.errors import ClusterError, InputError, RunError
+from sfxlab.frames import FrameId, FrameSource, Hdf5Frames
+from sfxlab.pipeline import FrameResult, process_frame
+from sfxlab.progress import Progress, Report, reported
+from sfxlab.recipe import Recipe
+from sfxlab.store import Counts, Run, RunRecord, describe
+from sfxlab.store.parts import write_chunk
+
+_LOG = logging.getLogger(__name__)
+
+_IN_FLIGHT_PER_THREAD = 3
+_IN_FLIGHT_AT_LEAST = 16
+
+
+def process(
+    frames: FrameSource,
+    recipe: Recipe,
+    client: Client | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    chunk_size: int | None = None,
+    inputs: Sequence[str] | None = None,
+    command: Sequence[str] = (),
+    progress: Report | Literal["auto"] | None = "auto",
+) -> Run:
+    """Process all frames into the run `output`, in this process or on the workers of `client`.
+
+    Without `output` the run goes to `sfxlab-runs/DATE-TIME` in the working directory. With `resume` a run that is
+    there already is continued, and begun where there is none; recipe, frames and input files have to be the same as
+    when it began. `chunk_size` is the number of frames in a task and in a part on disk (chosen from the number of
+    frames by default). `inputs` and `command` are recorded as what the user said. `progress` is called with a
+    `Progress` after each chunk; "auto" shows a bar on a terminal or in a notebook.
+
+    What a run holds does not depend on the workers. A frame that cannot be processed, or that kills its worker
+    process again and again, is recorded as failed. Whatever ends this call early leaves a run that can be resumed.
+
+    Raises `InputError`, `CellError`, `OutputExistsError`, `RunError` or `ClusterError`.
+    """
+    run = _begun(frames, recipe, output, resume, chunk_size, inputs, command)
+    if run.is_finished:
+        return run
+    with run.writing(), reported(progress) as report:
+        if resume:
+            run.resumed()
+        chunks = _chunks(frames, run.record, run.missing_chunks())
+        done = _here(chunks, recipe, run.path) if client is None else _on_workers(client, chunks, recipe, run.path)
+        with closing(done):
+            _follow(done, run, report)
+    return run
+
+
+def default_chunk_size(n_frames: int) -> int:
+    """Frames in a chunk: 64 chunks at first, so that a small data set spreads over workers; then 100 frames each."""
+    return min(max(-(-n_frames // 64), 8), 100)
+
+
+def process_chunk(frames: FrameSource, recipe: Recipe, start: int, run_path: Path, number: int) -> Counts:
+    """Process the frames of one chunk, the first of which is number `start`, and write them into the run."""
+    results = [process_one(frames, position, start + position, recipe) for position in range(len(frames))]
+    write_chunk(run_path, number, results)
+    return _counts(results)
+
+
+def process_one(frames: FrameSource, position: int, index: int, recipe: Recipe) -> FrameResult:
+    """The frame at `position` of `frames` as number `index`; whatever goes wrong is its reason to have failed."""
+    name = frames.identity(position)
+    try:
+        result = process_frame(frames[position], recipe)
+    except Exception as error:  # noqa: BLE001
+        # A bug of ours included: one frame must not end the run.
+        _LOG.info("frame %d, %s, failed", index, name, exc_info=True)
+        return FrameResult(name, index, "failed", "; ".join(f"{type(error).__name__}: {error}".splitlines()))
+    return replace(result, id=name, index=index)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    number: int
+    start: int
+    frames: FrameSource
+
+
+def _begun(
+    frames: FrameSource,
+    recipe: Recipe,
+    output: str | os.PathLike[str] | None,
+    resume: bool,
+    chunk_size: int | None,
+    inputs: Sequence[str] | None,
+    command: Sequence[str],
+) -> Run:
+    """The run to write to, new or continued, once everything that can be checked beforehand is right."""
+    if len(frames) == 0:
+        raise InputError("there are no frames", found=", ".join(inputs or frames.paths) or "no files")
+    if chunk_size is not None and chunk_size < 1:
+        raise RunError("a chunk needs frames", found=chunk_size, expected="1 or more")
+    if output is None and resume:
+        raise RunError("which run shall be resumed?", remedy="name it with -o")
+    path = Path("sfxlab-runs", f"{datetime.now():%Y-%m-%dT%H-%M-%S}") if output is None else Path(output)
+    _ = recipe.cell  # an impossible cell stops here
+    if not (resume and path.exists()):
+        Run.require_absent(path)
+        record = _record(frames, recipe, chunk_size or default_chunk_size(len(frames)), inputs, command)
+        return Run.create(path, record, _names(frames), frames.geometry_text)
+    run = Run(path)
+    before = run.record
+    differences = before.differences(_record(frames, recipe, chunk_size or before.chunk_size, inputs, command))
+    if differences:
+        raise RunError(
+            "this run was begun with something else",
+            path=path,
+            found="\n            ".join(differences),
+            remedy="process as it was begun, or give another -o",
+        )
+    return run
+
+
+def _record(
+    frames: FrameSource, recipe: Recipe, chunk_size: int, inputs: Sequence[str] | None, command: Sequence[str]
+) -> RunRecord:
+    geometry = frames.geometry if isinstance(frames, Hdf5Frames) else None
+    masks = {} if geometry is None else {m.file: None for panel in geometry.panels for m in panel.masks if m.file}
+    return describe(
+        recipe,
+        _names(frames),
+        n_frames=len(frames),
+        chunk_size=chunk_size,
+        paths=(*frames.paths, *masks),
+        inputs=frames.paths if inputs is None else inputs,
+        geometry_text=frames.geometry_text,
+        geometry_path=None if geometry is None else geometry.path,
+        command=command,
+    )
+
+
+def _names(frames: FrameSource) -> Iterator[FrameId]:
+    return (frames.identity(index) for index in range(len(frames)))
+
+
+def _chunks(frames: FrameSource, record: RunRecord, numbers: Iterable[int]) -> Iterator[_Chunk]:
+    for number in numbers:
+        those = record.frames_of(number)
+        yield _Chunk(number, those.start, frames[those.start : those.stop])
+
+
+def _follow(done: Iterable[Counts], run: Run, report: Report) -> None:
+    began, counts, fresh, total = time.monotonic(), run.counts, 0, run.record.n_frames
+    report(Progress(counts, total, fresh, 0.0))
+    for chunk in done:
+        counts, fresh = counts + chunk, fresh + chunk.frames
+        report(Progress(counts, total, fresh, time.monotonic() - began))
+
+
+def _here(chunks: Iterable[_Chunk], recipe: Recipe, run_path: Path) -> Generator[Counts]:
+    for chunk in chunks:
+        yield process_chunk(chunk.frames, recipe, chunk.start, run_path, chunk.number)
+
+
+def _on_workers(client: Client, chunks: Iterator[_Chunk], recipe: Recipe, run_path: Path) -> Generator[Counts]:
+    """Keep the workers busy with a few chunks each, so that neither they nor the scheduler hold more."""
+    # Several people may share a scheduler, and it takes tasks of the same name for the same task.
+    token = uuid.uuid4().hex[:8]
+    waiting: dict[Future[Counts], _Chunk] = {}
+    completed = as_completed()
+
+    def top_up() -> None:
+        threads = sum(client.nthreads().values())
+        room = max(threads * _IN_FLIGHT_PER_THREAD, _IN_FLIGHT_AT_LEAST) - len(waiting)
+        for chunk in islice(chunks, max(room, 0)):
+            name = f"process-frames-{chunk.number:06d}-{token}"
+            task = client.submit(
+                process_chunk, chunk.frames, recipe, chunk.start, run_path, chunk.number, key=name, pure=False
+            )
+            waiting[task] = chunk
+            completed.add(task)
+
+    try:
+        top_up()
+        for task in completed:
+            chunk = waiting.pop(task)
+            try:
+                counts = _result(task)
+            except KilledWorker:
+                counts = _frame_by_frame(client, chunk, recipe, run_path, token)
+            yield counts
+            top_up()
+    except OSError as error:
+        raise _lost(error) from error
+    finally:
+        if client.status == "running":
+            client.cancel(list(waiting))
+
+
+def _frame_by_frame(client: Client, chunk: _Chunk, recipe: Recipe, run_path: Path, token: str) -> Counts:
+    """Find the frames that kill workers by giving each a task of its own; only those are recorded as failed.
+
+    The chunk itself may be innocent: a worker takes the chunks that wait on it along when it dies.
+    """
+    results = []
+    for position in range(len(chunk.frames)):
+        frame, index = chunk.frames[position : position + 1], chunk.start + position
+        name = f"process-frame-{index:06d}-{token}"
+        try:
+            results.append(_result(client.submit(process_one, frame, 0, index, recipe, key=name, pure=False)))
+        except KilledWorker as error:
+            reason = f"KilledWorker: the worker process died {error.allowed_failures + 1} times on this frame"
+            results.append(FrameResult(chunk.frames.identity(position), index, "failed", reason))
+    write_chunk(run_path, chunk.number, results)
+    return _counts(results)
+
+
+def _result(task: Future[Any]) -> Any:
+    """What a task returned. Raises what it raised, and `ClusterError` where the cluster failed it."""
+    try:
+        return task.result()
+    except CancelledError as error:
+        raise _lost(error) from error
+    except RuntimeError as error:
+        if "deserialization" not in str(error):
+            raise
+        raise ClusterError(
+            "the workers cannot run this task", found=error.__cause__, expected="the same sfxlab there and here"
+        ) from error
+
+
+def _lost(error: Exception) -> ClusterError:
+    return ClusterError(
+        "the cluster dropped the tasks of this run",
+        found=str(error).partition("\n")[0],
+        remedy="connect anew and continue with --resume",
+    )
+
+
+def _counts(results: Sequence[FrameResult]) -> Counts:
+    return Counts.of((result.status for result in results), sum(len(result.crystals) for result in results))

@@ -1,0 +1,301 @@
+"""A processed data set on disk, growing or finished."""
+
+from __future__ import annotations
+
+import fcntl
+import html
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sfxlab.errors import OutputExistsError, RunError
+from sfxlab.frames import FrameId, FrameSource, open_frames
+from sfxlab.geometry import Detector, Geometry, read_geometry
+from sfxlab.pipeline import FrameResult
+from sfxlab.recipe import Recipe
+from sfxlab.store.counts import Counts, kind_of_reason
+from sfxlab.store.parts import (
+    committed_chunks,
+    part_path,
+    read_part,
+    remove_leftovers,
+    write_chunk,
+    written_whole,
+)
+from sfxlab.store.record import RunRecord, names_sha256, read_record, user_name
+from sfxlab.store.tables import SCHEMAS, TableName, results_of
+
+
+class Run:
+    """A run on disk: five tables beside `run.json`, `recipe.toml`, `geometry.geom` and `frames.lst`.
+
+    Tables are read anew at every access, because a run may be growing; keep them in a variable. All are in the
+    order of frames. Opening raises `RunError` where `path` is no run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        read_record(self.path / "run.json")
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        record: RunRecord,
+        names: Iterable[FrameId],
+        geometry_text: str = "",
+    ) -> Run:
+        """A new run without chunks; `names` are those of all frames.
+
+        Raises `OutputExistsError` where something is there already, and `RunError` where it cannot be written.
+        """
+        target = Path(path).absolute()
+        cls.require_absent(target)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            for table in SCHEMAS:
+                (aside / table).mkdir(parents=True)
+            (aside / "recipe.toml").write_text(record.recipe.to_toml(), encoding="utf-8")
+            with open(aside / "frames.lst", "w", encoding="utf-8", errors="surrogateescape") as listing:
+                listing.writelines(f"{name}\n" for name in names)
+            if geometry_text:
+                (aside / "geometry.geom").write_text(geometry_text, encoding="utf-8", newline="")
+            (aside / "run.json").write_text(record.to_json(), encoding="utf-8")
+            aside.rename(target)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise RunError("the run cannot be created", path=target, found=error.strerror) from error
+        return cls(target)
+
+    @staticmethod
+    def require_absent(path: Path) -> None:
+        """Raise `OutputExistsError` where something is at `path` already."""
+        if os.path.lexists(path):
+            raise OutputExistsError(
+                "the output is already there", path=path, remedy="continue it with --resume, or give another -o"
+            )
+
+    @property
+    def record(self) -> RunRecord:
+        """The content of `run.json` at this moment."""
+        return read_record(self.path / "run.json")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The parameters that the run is made with."""
+        return self.record.recipe
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every frame has been processed."""
+        return self.record.status == "finished"
+
+    @property
+    def frames(self) -> pa.Table:
+        """One row a frame: name, status, reason, photon energy…"""
+        return self.table("frames")
+
+    @property
+    def peaks(self) -> pa.Table:
+        """One row a peak, with the number of its frame."""
+        return self.table("peaks")
+
+    @property
+    def crystals(self) -> pa.Table:
+        """One row a crystal, with the number of its frame."""
+        return self.table("crystals")
+
+    @property
+    def reflections(self) -> pa.Table:
+        """One row a reflection, with the numbers of its frame and crystal."""
+        return self.table("reflections")
+
+    @property
+    def timings(self) -> pa.Table:
+        """One row for each frame and step: seconds."""
+        return self.table("timings")
+
+    @property
+    def counts(self) -> Counts:
+        """How many of the frames so far became what."""
+        frames = self.table("frames", ["status", "n_crystals"])
+        return Counts.of(frames["status"].to_pylist(), sum(frames["n_crystals"].to_pylist()))
+
+    def table(self, name: TableName, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table, all columns or some."""
+        schema = SCHEMAS[name]
+        wanted = schema if columns is None else pa.schema([schema.field(column) for column in columns])
+        with ThreadPoolExecutor(8) as pool:
+            parts = pool.map(lambda chunk: read_part(self.path, name, chunk, columns), committed_chunks(self.path))
+            return pa.concat_tables([wanted.empty_table(), *parts])
+
+    def parts(self, name: TableName, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """A table chunk by chunk, for runs larger than the memory."""
+        for chunk in committed_chunks(self.path):
+            yield read_part(self.path, name, chunk, columns)
+
+    def results(self) -> Iterator[FrameResult]:
+        """What became of each frame so far, in order; one chunk in memory at a time."""
+        for chunk in committed_chunks(self.path):
+            yield from results_of({name: read_part(self.path, name, chunk) for name in SCHEMAS})
+
+    def missing_chunks(self) -> list[int]:
+        """Numbers of the chunks that are not processed yet."""
+        done = set(committed_chunks(self.path))
+        return [chunk for chunk in range(self.record.n_chunks) if chunk not in done]
+
+    def open_frames(self, inputs: Sequence[str] | None = None) -> FrameSource:
+        """The frames that the run was made from, numbered as in its tables; or the same, moved to `inputs`.
+
+        Raises `InputError`, `GeometryError`, or `RunError` where `inputs` has another number of frames.
+        """
+        record, geometry = self.record, self._geometry()
+        if inputs is None:
+            frames = open_frames(record.inputs, geometry)
+            if names_sha256(frames.identity(index) for index in range(len(frames))) == record.frames_sha256:
+                return frames
+            # The run is of a slice of them, or files have come since.
+            return open_frames(self.path / "frames.lst", geometry)
+        frames = open_frames(inputs, geometry)
+        if len(frames) != record.n_frames:
+            raise RunError(
+                "these are not the frames of the run", path=self.path,
+                found=f"{len(frames)} frames", expected=f"{record.n_frames} frames",
+            )  # fmt: skip
+        return frames
+
+    @property
+    def geometry_text(self) -> str:
+        """The geometry file that the frames were read with, empty where they carried their geometry themselves."""
+        path = self.path / "geometry.geom"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def detector(self) -> Detector:
+        """The detector at the median camera length of the frames. Raises `RunError` where the run does not say."""
+        geometry = self._geometry()
+        lengths = self.table("frames", ["camera_length"])["camera_length"].to_numpy()
+        known = lengths[np.isfinite(lengths)]
+        if geometry is None or not len(known):
+            raise RunError("the run does not say what its detector was", path=self.path)
+        # A frame's camera length is the mean over its panels; a geometry file gives it without `coffset`.
+        offset = float(np.mean([source.panel.corner[2] for source in geometry.panels]))
+        return geometry.detector(float(np.median(known)) - offset)
+
+    def _geometry(self) -> Geometry | None:
+        path = self.path / "geometry.geom"
+        if not path.exists():
+            return None
+        # Mask files may be named by their way from where the geometry file was.
+        return replace(read_geometry(path), path=self.record.geometry_path)
+
+    def write_chunk(self, chunk: int, results: Sequence[FrameResult]) -> None:
+        """Add the frames of one chunk, all of them, in order. Raises `RunError`."""
+        expected = self.record.frames_of(chunk)
+        if [result.index for result in results] != list(expected):
+            raise RunError(
+                "these are not the frames of the chunk",
+                path=part_path(self.path, "frames", chunk),
+                found=f"{len(results)} frames",
+                expected=f"frames {expected.start} to {expected.stop - 1}, in order",
+            )
+        write_chunk(self.path, chunk, results)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run for writing; nobody else can meanwhile. Leaving it, whatever the reason, records the status.
+
+        Raises `RunError`, which says who, where another process writes this run.
+        """
+        with _locked(self.path / "run.lock"):
+            remove_leftovers(self.path)
+            self._set(status="running", finished=None)
+            try:
+                yield
+            finally:
+                complete = not self.missing_chunks()
+                self._set(
+                    status="finished" if complete else "interrupted", finished=datetime.now(UTC) if complete else None
+                )
+
+    def resumed(self) -> None:
+        """Record that processing goes on now. Only inside `writing`."""
+        self._set(resumed=(*self.record.resumed, datetime.now(UTC)))
+
+    def _set(self, **changes: Any) -> None:
+        text = self.record.model_copy(update=changes).to_json()
+        with written_whole(self.path / "run.json") as file:
+            file.write(text.encode("utf-8"))
+
+    def reasons(self) -> dict[str, int]:
+        """Why hits are not indexed and frames failed, with the number of frames, the most frequent kind first."""
+        reasons = self.table("frames", ["reason"])["reason"].to_pylist()
+        return dict(Counter(kind_of_reason(reason) for reason in reasons if reason).most_common())
+
+    def summary(self) -> dict[str, str]:
+        """The run in a few words and numbers."""
+        record, counts = self.record, self.counts
+        return {
+            "frames": f"{counts.frames} of {record.n_frames}",
+            "hits": f"{counts.hits} ({counts.hit_rate:.1%} of frames)",
+            "indexed": f"{counts.indexed} ({counts.indexing_rate:.1%} of hits)",
+            "lattices": str(counts.lattices),
+            "failed": str(counts.failed),
+            "status": record.status,
+        }
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self.summary().items())
+        return f"<Run {self.path}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in self.summary().items())
+        return f"<table><caption>Run {html.escape(str(self.path))}</caption>{rows}</table>"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`. The system frees it when its holder dies, so that no lock is ever left over."""
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  held open as long as the lock
+    except OSError as error:
+        raise RunError("the run cannot be written to", path=path, found=error.strerror) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                "another process is writing this run",
+                path=path.parent,
+                found=_holder(path),
+                remedy="wait for it, or stop it and continue with --resume",
+            ) from None
+        except OSError as error:
+            raise RunError(
+                "this file system cannot lock files", path=path, found=error.strerror, remedy="give -o elsewhere"
+            ) from error
+        file.truncate(0)
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "user": user_name()}
+        file.write(json.dumps(holder))
+        file.flush()
+        yield
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} of {holder['user']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "a process that has not said its name yet"

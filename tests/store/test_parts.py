@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sfxlab.errors import RunError
+from sfxlab.pipeline import FrameResult
+from sfxlab.store import Run
+from sfxlab.store.parts import committed_chunks, part_path, read_part, remove_leftovers, written_whole
+
+MakeResult = Callable[..., FrameResult]
+MakeRun = Callable[..., Run]
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with written_whole(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+
+
+def test_an_error_while_writing_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with contextlib.suppress(ZeroDivisionError), written_whole(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be written"), written_whole(tmp_path / "nowhere" / "file"):
+        pass
+
+
+def test_a_chunk_without_its_part_of_frames_does_not_count(make_run: MakeRun, make_result: MakeResult) -> None:
+    run = make_run(6, 2)
+    for chunk in (0, 2):
+        run.write_chunk(chunk, [make_result(2 * chunk), make_result(2 * chunk + 1)])
+    part_path(run.path, "frames", 0).unlink()
+    assert committed_chunks(run.path) == [2]
+    assert set(run.peaks["frame"].to_pylist()) == {4, 5}
+
+
+def test_the_part_of_frames_is_put_in_place_last(
+    make_run: MakeRun, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, placed = make_run(2, 2), []
+    replace = __import__("os").replace
+    monkeypatch.setattr(
+        "sfxlab.store.parts.os.replace", lambda source, to: (placed.append(Path(to).parent.name), replace(source, to))
+    )
+    run.write_chunk(0, [make_result(0), make_result(1)])
+    assert placed[-1] == "frames"
+    assert sorted(placed) == ["crystals", "frames", "peaks", "reflections", "timings"]
+
+
+def test_what_a_killed_process_left_is_neither_read_nor_kept(make_run: MakeRun, make_result: MakeResult) -> None:
+    run = make_run(2, 2)
+    run.write_chunk(0, [make_result(0), make_result(1)])
+    leftover = run.path / "frames" / ".part-000000.parquet.0123abcd.tmp"
+    leftover.write_bytes(b"half a part")
+    assert len(run.frames) == 2
+    remove_leftovers(run.path)
+    assert not leftover.exists()
+    assert len(run.frames) == 2
+
+
+def test_a_damaged_part_is_named_with_what_to_do(make_run: MakeRun, make_result: MakeResult) -> None:
+    run = make_run(2, 2)
+    run.write_chunk(0, [make_result(0), make_result(1)])
+    part = part_path(run.path, "peaks", 0)
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(RunError, match="missing or damaged") as caught:
+        _ = run.peaks
+    assert caught.value.path == str(part)
+    assert "--resume" in str(caught.value)
+
+
+def test_a_folder_name_with_an_equals_sign_adds_no_column(make_run: MakeRun, make_result: MakeResult) -> None:
+    run = make_run(2, 2, name="cell=lysozyme")
+    run.write_chunk(0, [make_result(0), make_result(1)])
+    assert read_part(run.path, "frames", 0).column_names[0] == "frame"
+    assert "cell" not in run.frames.column_names
