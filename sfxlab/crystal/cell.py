@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from sfxlab.errors import CellError
 
-LatticeType = Literal[
-    "triclinic", "monoclinic", "orthorhombic", "tetragonal", "rhombohedral", "hexagonal", "cubic"
-]
+LatticeType = Literal["triclinic", "monoclinic", "orthorhombic", "tetragonal", "rhombohedral", "hexagonal", "cubic"]
 Centring = Literal["P", "A", "B", "C", "I", "F", "R", "H"]
 
 LATTICE_TYPES: tuple[LatticeType, ...] = (
@@ -139,7 +137,7 @@ def parameters_of(real_basis: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def symmetrise(parameters: NDArray[np.float64], cell: UnitCell) -> NDArray[np.float64]:
-    """Impose the lattice type of `cell` on a, b, c (Å), α, β, γ (degrees): equal lengths are averaged, fixed angles set.
+    """Impose the lattice type of `cell` on a, b, c (Å), α, β, γ (degrees): equal lengths are averaged, angles set.
 
     `parameters` has shape (6,) or (n, 6); so has the result.
     """

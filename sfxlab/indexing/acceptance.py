@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc, gammaln
 
 TOLERANCES = (0.25, 0.2, 0.15, 0.1)
 """Distances from whole indices at which peaks are counted."""
@@ -31,9 +31,15 @@ def chance(errors: NDArray[np.floating]) -> float:
     best = 0.0
     for tolerance in TOLERANCES:
         fitting = max(int(np.count_nonzero(errors < tolerance)) - FITTED, 0)
-        probability = (2 * tolerance) ** 3
-        log_p = float(binom.logsf(fitting - 1, n, probability))
-        if not math.isfinite(log_p):  # too small for a float before the logarithm; the first term is nearly all of it
-            log_p = float(binom.logpmf(fitting, n, probability))
-        best = min(best, log_p / math.log(10))
+        best = min(best, _log10_tail(fitting, n, (2 * tolerance) ** 3))
     return min(0.0, best + LOG10_TRIALS + math.log10(len(TOLERANCES)))
+
+
+def _log10_tail(least: int, n: int, probability: float) -> float:
+    """log10 of the chance of `least` successes or more in n trials."""
+    tail = float(bdtrc(least - 1, n, probability)) if least > 0 else 1.0
+    if tail > 1e-290:
+        return math.log10(tail)
+    # Too small for a float before the logarithm; there the first term is nearly all of it.
+    ways = float(gammaln(n + 1) - gammaln(least + 1) - gammaln(n - least + 1))
+    return (ways + least * math.log(probability) + (n - least) * math.log1p(-probability)) / math.log(10)
