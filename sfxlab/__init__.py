@@ -1,1 +1,79 @@
-"""From detector frames to structure factors."""
+"""From detector frames to structure factors: serial femtosecond crystallography.
+
+frames = sfxlab.open_frames("data.cxi", "data.geom")
+run = sfxlab.process(frames, sfxlab.Recipe().with_cell(sfxlab.read_cell("my.cell")), output="run1")
+merged = sfxlab.merge(run, "4/mmm")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfxlab.cluster import connect
+    from sfxlab.crystal import Crystal, UnitCell, read_cell
+    from sfxlab.frames import Frame, open_frames
+    from sfxlab.merging import Merged, compare, merge, read_merged
+    from sfxlab.peaks import Peaks, find_peaks
+    from sfxlab.pipeline import FrameResult, process_frame
+    from sfxlab.processing import process
+    from sfxlab.recipe import Recipe
+    from sfxlab.report import write_report
+    from sfxlab.simulation import simulate
+    from sfxlab.store import Run, import_stream
+
+_HOMES = {
+    "Crystal": "crystal",
+    "Frame": "frames",
+    "FrameResult": "pipeline",
+    "Merged": "merging",
+    "Peaks": "peaks",
+    "Recipe": "recipe",
+    "Run": "store",
+    "UnitCell": "crystal",
+    "compare": "merging",
+    "connect": "cluster",
+    "find_peaks": "peaks",
+    "import_stream": "store",
+    "merge": "merging",
+    "open_frames": "frames",
+    "process": "processing",
+    "process_frame": "pipeline",
+    "read_cell": "crystal",
+    "read_merged": "merging",
+    "simulate": "simulation",
+    "write_report": "report",
+}
+"""Where each public name lives; it is loaded when it is first used, so that the command line answers at once."""
+
+__all__ = [
+    "Crystal",
+    "Frame",
+    "FrameResult",
+    "Merged",
+    "Peaks",
+    "Recipe",
+    "Run",
+    "UnitCell",
+    "compare",
+    "connect",
+    "find_peaks",
+    "import_stream",
+    "merge",
+    "open_frames",
+    "process",
+    "process_frame",
+    "read_cell",
+    "read_merged",
+    "simulate",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sfxlab' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"sfxlab.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,193 @@
+"""Merged data to and from MTZ files and reflection lists, as other programs see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gemmi
+import numpy as np
+import pytest
+import reciprocalspaceship as rs
+
+from sfxlab.crystal import UnitCell, point_group, possible_reflections
+from sfxlab.errors import MergeError, OutputExistsError, StreamError
+from sfxlab.interop.hkl import read_hkl
+from sfxlab.merging import Intensities, Merged, Shell, merge, read_merged
+
+MakeRun = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def merged(synthetic_run: MakeRun) -> Merged:
+    """Friedel mates merged."""
+    return merge(synthetic_run(n_crystals=60), "4/mmm", polarisation=None, space_group="P 43 21 2")
+
+
+@pytest.fixture(scope="module")
+def anomalous(synthetic_run: MakeRun) -> Merged:
+    """Friedel mates apart."""
+    run = synthetic_run(n_crystals=100, n_observed=300, friedel_difference=0.1)
+    return merge(run, "422", polarisation=None, space_group="P 43 21 2")
+
+
+def assert_same_statistics(one: Merged, other: Merged, rel: float) -> None:
+    for name in Shell.__dataclass_fields__:
+        a, b = (getattr(m.statistics().overall, name) for m in (one, other))
+        assert b == pytest.approx(a, rel=rel, nan_ok=True), name
+
+
+@pytest.mark.parametrize("kind", ["merged", "anomalous"])
+def test_mtz_file_gives_the_same_data_and_statistics(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    original: Merged = request.getfixturevalue(kind)
+    original.to_mtz(tmp_path / "x.mtz")
+    again = read_merged(tmp_path / "x.mtz")
+    assert np.array_equal(again.hkl, original.hkl)
+    assert (again.cell, again.space_group, again.point_group) == (original.cell, "P 43 21 2", original.point_group)
+    for a, b in zip(original.sets, again.sets, strict=True):
+        assert b.intensity == pytest.approx(a.intensity, rel=1e-6, nan_ok=True)
+        assert b.sigma == pytest.approx(a.sigma, rel=1e-6, nan_ok=True)
+        assert np.array_equal(b.n_observations, a.n_observations)
+    assert_same_statistics(original, again, 1e-6)
+    assert again.wavelength == pytest.approx(12398.4198 / 9500, abs=5e-5)
+    assert any("scaled" in line for line in again.history["mtz"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("3_H", UnitCell(50, 50, 70, 90, 90, 120, "rhombohedral", "H", "c")),
+        ("-3m_R", UnitCell(40, 40, 40, 70, 70, 70, "rhombohedral", "R")),
+        ("312_H", UnitCell(50, 50, 70, 90, 90, 120, "hexagonal", "P", "c")),
+        ("2_uab", UnitCell(50, 60, 40, 90, 100, 90, "monoclinic", "C", "b")),
+        ("2/m", UnitCell(50, 60, 40, 90, 90, 100, "monoclinic", "P", "c")),
+        ("mm2", UnitCell(50, 60, 40, lattice_type="orthorhombic", centring="I")),
+        ("432", UnitCell(50, 50, 50, lattice_type="cubic", centring="F")),
+        ("1", UnitCell(30, 40, 50, 80, 95, 100)),
+    ],
+)
+def test_every_symmetry_survives_the_mtz_file(name: str, cell: UnitCell, tmp_path: Path) -> None:
+    group = point_group(name)
+    hkl = possible_reflections(cell, group, 0.15)
+    rng = np.random.default_rng(1)
+    hkl = hkl[rng.random(len(hkl)) < 0.8]
+    n = len(hkl)
+    sets = [Intensities(rng.normal(10, 5, n), rng.random(n), rng.integers(2, 9, n, dtype=np.int32)) for _ in range(3)]
+    whole = (sets[0].intensity, sets[0].sigma, sets[0].n_observations)
+    original = Merged(hkl, *whole, sets[1], sets[2], cell, group, group.space_group(cell.centring).xhm())
+    original.to_mtz(tmp_path / "x.mtz")
+    again = read_merged(tmp_path / "x.mtz")
+    assert (again.point_group, again.space_group) == (group, original.space_group)
+    assert np.array_equal(again.hkl, hkl)
+    for a, b in zip(original.sets, again.sets, strict=True):
+        assert b.intensity == pytest.approx(a.intensity, rel=1e-6)
+        assert np.array_equal(b.n_observations, a.n_observations)
+
+
+def test_gemmi_and_reciprocalspaceship_read_the_mtz_file(merged: Merged, tmp_path: Path) -> None:
+    merged.to_mtz(tmp_path / "x.mtz")
+    mtz = gemmi.read_mtz_file(str(tmp_path / "x.mtz"))
+    assert mtz.spacegroup.hm == "P 43 21 2"
+    assert "".join(column.type for column in mtz.columns) == "HHHJQIJQIJQI"
+    intensity = dict(
+        zip(map(tuple, mtz.make_miller_array().tolist()), mtz.column_with_label("IMEAN").array, strict=True)
+    )
+    assert [intensity[tuple(hkl)] for hkl in merged.hkl.tolist()] == pytest.approx(merged.intensity, rel=1e-6)
+    asu = gemmi.ReciprocalAsu(mtz.spacegroup)
+    assert all(asu.is_in(hkl) for hkl in mtz.make_miller_array().tolist())
+    dataset = rs.read_mtz(str(tmp_path / "x.mtz"))
+    assert dataset.merged
+    rows = dataset.loc[[tuple(hkl) for hkl in merged.hkl.tolist()]]
+    assert rows["IMEAN"].to_numpy(float) == pytest.approx(merged.intensity, rel=1e-6)
+    assert rows["N"].to_numpy(int).tolist() == merged.n_observations.tolist()
+    assert rows["IHALF2"].to_numpy(float) == pytest.approx(merged.half2.intensity, rel=1e-6, nan_ok=True)
+
+
+def test_bijvoet_pairs_are_columns_that_others_know(anomalous: Merged, tmp_path: Path) -> None:
+    anomalous.to_mtz(tmp_path / "x.mtz")
+    dataset = rs.read_mtz(str(tmp_path / "x.mtz")).stack_anomalous()
+    dataset = dataset[dataset["I"].notna()]
+    in_group = point_group("422").asu(dataset.get_hkls())
+    stacked = {tuple(hkl): i for hkl, i in zip(in_group.tolist(), dataset["I"].to_numpy(float), strict=True)}
+    assert [stacked[tuple(hkl)] for hkl in anomalous.hkl.tolist()] == pytest.approx(anomalous.intensity, rel=1e-6)
+    mtz = gemmi.read_mtz_file(str(tmp_path / "x.mtz"))
+    n = [mtz.column_with_label(f"N({sign})").array for sign in "+-"]
+    assert sum(n).sum() == anomalous.n_observations.sum()
+    sums = [
+        np.nan_to_num(mtz.column_with_label(f"I({sign})").array) * count for sign, count in zip("+-", n, strict=True)
+    ]
+    assert mtz.column_with_label("IMEAN").array * sum(n) == pytest.approx(sum(sums), rel=1e-4, abs=1e-2)
+
+
+def test_reflection_lists_give_the_same_data_to_two_decimals(merged: Merged, tmp_path: Path) -> None:
+    merged.to_hkl(tmp_path / "x.hkl")
+    again = read_merged(tmp_path / "x.hkl", cell=merged.cell)
+    assert again.point_group == merged.point_group
+    for a, b in zip(merged.sets, again.sets, strict=True):
+        assert b.intensity == pytest.approx(a.intensity, abs=0.005001, nan_ok=True)
+        assert np.array_equal(b.n_observations, a.n_observations)
+    assert_same_statistics(merged, again, 2e-3)
+    assert len(read_hkl(tmp_path / "x.hkl1")) == np.isfinite(merged.half1.intensity).sum()
+
+
+def test_a_compressed_reflection_list_is_written_and_read(merged: Merged, tmp_path: Path) -> None:
+    merged.to_hkl(tmp_path / "x.hkl.gz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.hkl.gz", "x.hkl1.gz", "x.hkl2.gz"]
+    assert read_merged(tmp_path / "x.hkl.gz", cell=merged.cell).half2.n_observations.sum() > 0
+
+
+def test_nothing_is_overwritten_without_being_asked_for(merged: Merged, tmp_path: Path) -> None:
+    (tmp_path / "x.mtz").write_text("precious")
+    (tmp_path / "y.hkl2").write_text("precious")
+    with pytest.raises(OutputExistsError):
+        merged.to_mtz(tmp_path / "x.mtz")
+    with pytest.raises(OutputExistsError):
+        merged.to_hkl(tmp_path / "y.hkl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.mtz", "y.hkl2"]
+    merged.to_mtz(tmp_path / "x.mtz", overwrite=True)
+    assert len(read_merged(tmp_path / "x.mtz")) == len(merged)
+
+
+def test_amplitudes_of_another_program_are_squared(tmp_path: Path) -> None:
+    mtz = gemmi.Mtz(with_base=True)
+    mtz.spacegroup = gemmi.SpaceGroup("P 43 21 2")
+    mtz.set_cell_for_all(gemmi.UnitCell(40, 40, 30, 90, 90, 90))
+    mtz.add_dataset("other")
+    for label, kind in (("FREE", "I"), ("FP", "F"), ("SIGFP", "Q")):
+        mtz.add_column(label, kind)
+    mtz.set_data(np.array([[1, 2, 3, 0, 10, 1], [2, 1, 4, 1, 5, 0.5]], dtype=np.float32))
+    mtz.write_to_file(str(tmp_path / "other.mtz"))
+    reference = read_merged(tmp_path / "other.mtz")
+    assert reference.point_group.name == "4/mmm"
+    assert reference.hkl.tolist() == [[2, 1, 3], [2, 1, 4]]
+    assert reference.intensity.tolist() == [100, 25]
+    assert reference.sigma.tolist() == [20, 5]
+
+
+def test_files_that_hold_no_merged_data_are_explained(merged: Merged, tmp_path: Path) -> None:
+    (tmp_path / "x.mtz").write_bytes(b"MTZ or not")
+    (tmp_path / "x.txt").write_text("")
+    merged.to_hkl(tmp_path / "x.hkl")
+    with pytest.raises(MergeError, match="cannot be read"):
+        read_merged(tmp_path / "x.mtz")
+    with pytest.raises(MergeError, match="no such MTZ file"):
+        read_merged(tmp_path / "absent.mtz")
+    with pytest.raises(MergeError, match="cannot be read"):
+        read_merged(tmp_path / "x.txt")
+    with pytest.raises(MergeError, match="no unit cell"):
+        read_merged(tmp_path / "x.hkl")
+    with pytest.raises(StreamError):
+        read_merged(tmp_path / "absent.hkl", cell=merged.cell)
+
+
+def test_a_setting_without_a_space_group_is_written_as_a_reflection_list_only(tmp_path: Path) -> None:
+    cell = UnitCell(30, 40, 40, lattice_type="tetragonal", unique_axis="a")
+    group = point_group("4/mmm_uaa")
+    hkl = np.array([[0, 2, 1], [1, 2, 1]], dtype=np.int32)
+    arrays = (np.array([5.0, 6.0]), np.ones(2), np.full(2, 3, dtype=np.int32))
+    odd = Merged(hkl, *arrays, Intensities.missing(2), Intensities.missing(2), cell, group, None)
+    with pytest.raises(MergeError, match="needs a space group"):
+        odd.to_mtz(tmp_path / "x.mtz")
+    odd.to_hkl(tmp_path / "x.hkl")
+    assert read_merged(tmp_path / "x.hkl", cell=cell).intensity.tolist() == [5.0, 6.0]
