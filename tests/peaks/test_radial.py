@@ -7,6 +7,7 @@ from scipy.ndimage import label
 from sfxlab.peaks.radial import (
     MIN_PIXELS_IN_BIN,
     PASSES,
+    lonely_pixels,
     pixel_thresholds,
     radial_background,
     search_panel,
@@ -72,3 +73,17 @@ def test_blobs_are_those_that_scipy_labels():
     sizes = [np.count_nonzero(labels == i) for i in range(1, count + 1)]
     assert sorted(found[:n, 6]) == sorted(size for size in sizes if size >= 2)
     np.testing.assert_allclose(sorted(found[:n, 1]), [21.0, 41.5], atol=0.15)
+
+
+def test_lonely_pixels_are_those_without_a_neighbour_above_the_threshold():
+    rng = np.random.default_rng(4)
+    data = rng.normal(0, 1, (50, 60)).astype(np.float32)
+    bad = (rng.random(data.shape) < 0.05).astype(np.uint8)
+    radius = np.zeros(data.shape, dtype=np.uint16)
+    radius[:, 30] = 65535
+    above = (data > 1.5) & (bad == 0) & (radius == 0)
+    labels, _ = label(above, structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel())[1:]
+    lonely, good = lonely_pixels(data, bad, radius, np.array([1.5]), np.array([0, 50, 0, 60]))
+    assert lonely == np.count_nonzero(sizes == 1)
+    assert good == np.count_nonzero((bad == 0) & (radius == 0))
