@@ -54,6 +54,8 @@ class UnitCell:
     unique_axis: Literal["a", "b", "c"] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("a", "b", "c", "alpha", "beta", "gamma"):  # whole numbers would make integer arrays later on
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not all(math.isfinite(x) and x > 0 for x in (*self.lengths, *self.angles)):
             raise CellError(
                 "a unit cell needs positive lengths and angles",
