@@ -32,7 +32,7 @@ check: $(BIN)/.installed ## lint, types, import contract
 	$(BIN)/lint-imports
 
 lab: $(BIN)/.installed ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks --allow-root
 
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

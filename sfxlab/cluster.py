@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, Worker, WorkerPlugin
+from distributed import Client
 
 from sfxlab.errors import ClusterError
 
@@ -69,13 +72,29 @@ def _local(workers: int | None, memory_limit: str | float, dashboard: bool) -> C
     }
     try:
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS_TOLERATED}):
-            client = Client(**options)
+            return _deaf_to_interrupts(options)
     except (OSError, RuntimeError) as error:
         raise ClusterError(
             "the workers on this machine did not start", found=error, remedy="ask for fewer workers, or for none"
         ) from error
-    client.register_plugin(_IgnoreInterrupts())
-    return client
+
+
+def _deaf_to_interrupts(options: dict[str, Any]) -> Client:
+    """Start workers that Ctrl-C on a terminal, which reaches all its processes, does not end: the client does.
+
+    Threads and processes take over which signals are blocked from the thread that starts them, so that this holds from
+    a worker's first moment on, and for those that take the place of dead ones.
+    """
+    # Otherwise it starts with the first worker and unblocks the signal in the thread that starts workers.
+    resource_tracker.ensure_running()
+    block = partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT})
+    with ThreadPoolExecutor(1, initializer=block) as pool:
+        starting = pool.submit(Client, **options)
+        try:
+            return starting.result()
+        except KeyboardInterrupt:
+            starting.result().close()
+            raise
 
 
 def _existing(address: str, timeout: float) -> Client:
@@ -91,10 +110,3 @@ def _existing(address: str, timeout: float) -> Client:
             expected="a running `dask scheduler`",
             remedy="check the address, and that this machine reaches it",
         ) from error
-
-
-class _IgnoreInterrupts(WorkerPlugin):
-    """Ctrl-C on a terminal reaches all its processes; only the one that holds the client acts, and ends the rest."""
-
-    def setup(self, worker: Worker) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)

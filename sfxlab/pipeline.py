@@ -45,6 +45,10 @@ class FrameResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time spent in each step."""
 
+    def __repr__(self) -> str:
+        facts = [f"{len(self.peaks)} peaks", *(str(crystal.cell) for crystal in self.crystals)]
+        return f"<Frame {self.index} {self.status}: {'; '.join(filter(None, (*facts, self.reason)))}>"
+
 
 def process_frame(frame: Frame, recipe: Recipe) -> FrameResult:
     """Find the peaks of a frame; where it is a hit, find its lattices, refine them and integrate their reflections.

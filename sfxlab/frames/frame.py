@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -49,6 +50,13 @@ class Frame:
     def wavelength(self) -> float:
         """Å."""
         return HC_EV_ANGSTROM / self.photon_energy
+
+    def __repr__(self) -> str:
+        rows, columns = self.data.shape
+        return (
+            f"<Frame {self.index}, {PurePath(self.id.path).name} {self.id.event}: {rows} × {columns} {self.data.dtype},"
+            f" {self.photon_energy:.1f} eV, camera length {1e3 * self.detector.camera_length:.2f} mm>"
+        )
 
 
 class FrameSource(Protocol):

@@ -37,6 +37,11 @@ class Peaks:
     def __getitem__(self, which: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Peaks:
         return Peaks(*(getattr(self, f.name)[which] for f in fields(self)))
 
+    def __repr__(self) -> str:
+        if len(self) == 0:
+            return "<Peaks: none>"
+        return f"<Peaks: {len(self)}, from {1 / self.resolution.min():.1f} to {1 / self.resolution.max():.2f} Å>"
+
     @staticmethod
     def empty() -> Peaks:
         """No peaks."""
