@@ -52,7 +52,7 @@ def _simulate(data: Path, frames: int, console: Console) -> Simulation:
 
 def _process(data: Path, path: Path, console: Console) -> Run:
     console.print(f"[bold]2. Processing[/] them on a local Dask cluster into {path}")
-    console.print("   (the first time, compiling takes half a minute)")
+    console.print("   (the first time, compiling takes a minute or two)")
     recipe = Recipe().with_cell(read_cell(data / "frames.cell"))
     source = open_frames(data / "frames.cxi", data / "frames.geom")
     with connect("local") as client, terminal_bar(console) as report:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sfxlab.crystal import UnitCell
+from sfxlab.crystal import UnitCell, check_lattice
 from sfxlab.crystal.cell import Centring, LatticeType
-from sfxlab.errors import RecipeError, suggestion
+from sfxlab.errors import CellError, RecipeError, suggestion
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -72,6 +72,9 @@ class IndexingRecipe(_Section):
     angle_tolerance: Positive = Field(1.5, description="Largest deviation of the primitive cell's angles, degrees")
     max_log10_p: float = Field(
         -5.0, le=0, description="A lattice counts where as good a fit is rarer than this by chance, log10"
+    )
+    min_close: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.75, description="Of a lattice's peaks, the least share with each index within 1/8 of whole; chance gives half"
     )
     min_peaks: int = Field(8, ge=4, description="Least number of peaks that a lattice has to explain by itself")
     max_peaks: int = Field(250, ge=10, description="Peaks used to find lattices; those of lowest resolution first")
@@ -149,7 +152,15 @@ class Recipe(_Section):
 def validate(values: dict[str, Any], path: str | Path | None = None) -> Recipe:
     """A recipe from nested dictionaries; `RecipeError` names the first wrong key."""
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
+        if recipe.cell is not None:
+            check_lattice(recipe.cell)
+        return recipe
+    except CellError as error:
+        raise RecipeError(
+            error.problem, path=path, place="indexing.cell", found=error.found, expected=error.expected,
+            remedy=error.remedy,
+        ) from None  # fmt: skip
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -87,6 +87,14 @@ def _best_lattice(
             f"no lattice: the best one explains {len(fitting)} of {len(remaining)} peaks "
             f"(log10 of chance {best_p:.1f}, at most {recipe.max_log10_p:g} wanted)"
         )
+    # A wrong cell that shares axes with the true one fits more peaks than chance, but not well along the others.
+    indices = q[fitting] @ best.T
+    close = float((np.abs(indices - np.rint(indices)) < CLAIM / 2).mean(axis=0).min())
+    if close < recipe.min_close:
+        return None, (
+            f"no lattice: only {close:.0%} of the {len(fitting)} peaks that the best one explains suit it well, "
+            f"at least {recipe.min_close:.0%} wanted; is the cell right?"
+        )
     lengths, angles = target.deviation(best)
     if np.abs(lengths).max() > recipe.length_tolerance or np.abs(angles).max() > recipe.angle_tolerance:
         return None, (

@@ -38,7 +38,9 @@ def cc_star(cc_half: float) -> float:
 
 
 def rsplit(i1: Values, i2: Values) -> float:
-    """Rsplit = √2 Σ|I1 − I2| / Σ(I1 + I2) (White et al. 2012), a fraction."""
+    """Rsplit = √2 Σ|I1 − I2| / Σ(I1 + I2) (White et al. 2012), a fraction; NaN for fewer than three."""
+    if len(i1) < 3:
+        return float("nan")
     return _ratio(np.sqrt(2) * np.abs(i1 - i2).sum(), (i1 + i2).sum())
 
 

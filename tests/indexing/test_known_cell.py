@@ -107,6 +107,16 @@ def test_a_cell_that_is_a_little_wrong_is_still_found():
     assert right >= 9
 
 
+@pytest.mark.parametrize("lengths", [(93.8, 93.8, 37.7), (68.2, 68.2, 39.3), (79.3, 79.3, 47.0)])
+def test_a_cell_that_is_quite_wrong_is_refused_even_where_it_shares_an_axis(lengths):
+    wrong = UnitCell(*lengths, lattice_type="tetragonal", unique_axis="c")
+    rng = np.random.default_rng(16)
+    stills = [still(CELLS[0], rotation, rng, 60)[0] for rotation in Rotation.random(15, rng=rng)]
+    results = [index(q, target_of(wrong), IndexingRecipe()) for q in stills]
+    assert sum(len(result.lattices) > 0 for result in results) <= 1
+    assert all(result.lattices or result.reason.startswith(("no lattice: ", "wrong cell: ")) for result in results)
+
+
 def test_the_order_of_the_peaks_does_not_matter():
     rng = np.random.default_rng(15)
     q, _ = still(CELLS[1], Rotation.random(rng=rng), rng, 50)
