@@ -73,6 +73,13 @@ class FrameError(SfxlabError):
     """One frame cannot be read or processed; the others are not touched by it."""
 
 
+class UnreachableError(InputError, FrameError):
+    """A file on the network cannot be read now. At another time it may be: `--resume` tries again."""
+
+    is_passing: bool = False
+    """Whether the next moment may do better: a connection that is lost, but not a file that does not exist."""
+
+
 class GeometryError(SfxlabError):
     """A detector geometry is wrong or does not fit the data."""
 

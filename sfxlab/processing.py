@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from distributed import Client, Future, KilledWorker, as_completed
 
-from sfxlab.errors import ClusterError, InputError, RunError
-from sfxlab.frames import FrameId, FrameSource, Hdf5Frames
+from sfxlab.errors import ClusterError, InputError, RunError, UnreachableError
+from sfxlab.frames import FrameId, FrameSequence, FrameSource
 from sfxlab.pipeline import FrameResult, process_frame
 from sfxlab.progress import Progress, Report, reported
 from sfxlab.recipe import Recipe
 from sfxlab.store import Counts, Run, RunRecord, describe
-from sfxlab.store.parts import write_chunk
+from sfxlab.store.parts import part_path, results_in_chunk, write_chunk
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ def process(
 
     Without `output` the run goes to `sfxlab-runs/DATE-TIME` in the working directory. With `resume` a run that is
     there already is continued, and begun where there is none; recipe, frames and input files have to be the same as
-    when it began. `chunk_size` is the number of frames in a task and in a part on disk (chosen from the number of
+    when it began. Frames that failed because their file on the network could not be read are then tried again.
+    `chunk_size` is the number of frames in a task and in a part on disk (chosen from the number of
     frames by default). `inputs` and `command` are recorded as what the user said. `progress` is called with a
     `Progress` after each chunk; "auto" shows a bar on a terminal or in a notebook.
 
@@ -57,15 +58,17 @@ def process(
     Raises `InputError`, `CellError`, `OutputExistsError`, `RunError` or `ClusterError`.
     """
     run = _begun(frames, recipe, output, resume, chunk_size, inputs, command)
-    if run.is_finished:
+    again = run.unreachable_frames() if resume else []
+    if run.is_finished and not again:
         return run
     with run.writing(), reported(progress) as report:
         if resume:
             run.resumed()
-        chunks = _chunks(frames, run.record, run.missing_chunks())
+        numbers = {*run.missing_chunks(), *(index // run.record.chunk_size for index in again)}
+        chunks = _chunks(frames, run.record, sorted(numbers))
         done = _here(chunks, recipe, run.path) if client is None else _on_workers(client, chunks, recipe, run.path)
         with closing(done):
-            _follow(done, run, report)
+            _follow(done, run, report, len(again))
     return run
 
 
@@ -75,10 +78,31 @@ def default_chunk_size(n_frames: int) -> int:
 
 
 def process_chunk(frames: FrameSource, recipe: Recipe, start: int, run_path: Path, number: int) -> Counts:
-    """Process the frames of one chunk, the first of which is number `start`, and write them into the run."""
-    results = [process_one(frames, position, start + position, recipe) for position in range(len(frames))]
-    write_chunk(run_path, number, results)
-    return _counts(results)
+    """Process the frames of one chunk, the first of which is number `start`, and write them into the run.
+
+    Where the chunk is in the run already, only the frames are processed whose files could not be read then. Returns
+    the counts of those that were processed now.
+    """
+    kept = _kept(run_path, number)
+    fresh = {
+        start + position: process_one(frames, position, start + position, recipe)
+        for position in range(len(frames))
+        if start + position not in kept
+    }
+    write_chunk(run_path, number, _in_order(kept, fresh))
+    return _counts(fresh.values())
+
+
+def _kept(run_path: Path, number: int) -> dict[int, FrameResult]:
+    """Results of a chunk that is in the run already, by their numbers, but for unreachable frames."""
+    if not part_path(run_path, "frames", number).exists():
+        return {}
+    results = results_in_chunk(run_path, number)
+    return {result.index: result for result in results if not result.reason.startswith(UnreachableError.__name__)}
+
+
+def _in_order(kept: Mapping[int, FrameResult], fresh: Mapping[int, FrameResult]) -> list[FrameResult]:
+    return [result for _, result in sorted({**kept, **fresh}.items())]
 
 
 def process_one(frames: FrameSource, position: int, index: int, recipe: Recipe) -> FrameResult:
@@ -138,7 +162,7 @@ def _begun(
 def _record(
     frames: FrameSource, recipe: Recipe, chunk_size: int, inputs: Sequence[str] | None, command: Sequence[str]
 ) -> RunRecord:
-    geometry = frames.geometry if isinstance(frames, Hdf5Frames) else None
+    geometry = frames.geometry if isinstance(frames, FrameSequence) else None
     masks = {} if geometry is None else {m.file: None for panel in geometry.panels for m in panel.masks if m.file}
     return describe(
         recipe,
@@ -163,8 +187,10 @@ def _chunks(frames: FrameSource, record: RunRecord, numbers: Iterable[int]) -> I
         yield _Chunk(number, those.start, frames[those.start : those.stop])
 
 
-def _follow(done: Iterable[Counts], run: Run, report: Report) -> None:
-    began, counts, fresh, total = time.monotonic(), run.counts, 0, run.record.n_frames
+def _follow(done: Iterable[Counts], run: Run, report: Report, n_again: int) -> None:
+    """Report progress; `n_again` frames are in the run as failed and do not count until they have been tried again."""
+    began, fresh, total = time.monotonic(), 0, run.record.n_frames
+    counts = run.counts + Counts(frames=-n_again, failed=-n_again)
     report(Progress(counts, total, fresh, 0.0))
     for chunk in done:
         counts, fresh = counts + chunk, fresh + chunk.frames
@@ -216,17 +242,19 @@ def _frame_by_frame(client: Client, chunk: _Chunk, recipe: Recipe, run_path: Pat
 
     The chunk itself may be innocent: a worker takes the chunks that wait on it along when it dies.
     """
-    results = []
+    kept, fresh = _kept(run_path, chunk.number), {}
     for position in range(len(chunk.frames)):
         frame, index = chunk.frames[position : position + 1], chunk.start + position
+        if index in kept:
+            continue
         name = f"process-frame-{index:06d}-{token}"
         try:
-            results.append(_result(client.submit(process_one, frame, 0, index, recipe, key=name, pure=False)))
+            fresh[index] = _result(client.submit(process_one, frame, 0, index, recipe, key=name, pure=False))
         except KilledWorker as error:
             reason = f"KilledWorker: the worker process died {error.allowed_failures + 1} times on this frame"
-            results.append(FrameResult(chunk.frames.identity(position), index, "failed", reason))
-    write_chunk(run_path, chunk.number, results)
-    return _counts(results)
+            fresh[index] = FrameResult(chunk.frames.identity(position), index, "failed", reason)
+    write_chunk(run_path, chunk.number, _in_order(kept, fresh))
+    return _counts(fresh.values())
 
 
 def _result(task: Future[Any]) -> Any:
@@ -251,5 +279,5 @@ def _lost(error: Exception) -> ClusterError:
     )
 
 
-def _counts(results: Sequence[FrameResult]) -> Counts:
+def _counts(results: Collection[FrameResult]) -> Counts:
     return Counts.of((result.status for result in results), sum(len(result.crystals) for result in results))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import h5py
@@ -102,3 +105,21 @@ right/corner_y = 4
 right/fs = x
 right/ss = -y
 """
+
+
+@pytest.fixture(scope="session")
+def mockdata() -> Callable[[str], ModuleType]:
+    """Writers of small files as facilities write them: `mockdata("pilatus").write_cbf(path, pixels)`."""
+
+    def load(name: str) -> ModuleType:
+        qualified = f"mockdata_{name}"
+        if qualified not in sys.modules:
+            path = Path(__file__).with_name("mockdata") / f"{name}.py"
+            spec = importlib.util.spec_from_file_location(qualified, path)
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[qualified] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[qualified])
+        return sys.modules[qualified]
+
+    return load

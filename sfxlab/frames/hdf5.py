@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.errors import FrameError, InputError, SfxlabError
+from sfxlab.errors import InputError, SfxlabError
 from sfxlab.frames.events import EventRange, fill_placeholders
 from sfxlab.frames.frame import Frame, FrameId
 from sfxlab.frames.hdf5_file import READ_ERRORS, OpenFile, OpenFiles, check_filters, compression_name
 from sfxlab.frames.layout import Reading, readings
 from sfxlab.frames.pixel_masks import PixelMasks
+from sfxlab.frames.sequence import FrameSequence, detector_at
 from sfxlab.geometry import Detector, Geometry, Quantity
 
 _CAMERA_LENGTH_DIGITS = 7
 """Encoders jitter. To 0.1 µm no pixel moves visibly, and frames share the detector and all that hangs on it."""
-
-
-@lru_cache(maxsize=4)
-def _detector(geometry: Geometry, camera_length: float, shift: tuple[float, float]) -> Detector:
-    """Equal settings give the same object in one process, because its maps of pixel positions are costly."""
-    return geometry.detector(camera_length, shift)
 
 
 def quantity_of_frame(quantity: Quantity, file: OpenFile, tags: Sequence[str], indices: Sequence[int]) -> float:
@@ -57,88 +51,29 @@ def quantity_of_frame(quantity: Quantity, file: OpenFile, tags: Sequence[str], i
 
 def data_type(geometry: Geometry, file: OpenFile, tags: Sequence[str]) -> np.dtype[Any]:
     """The type that holds the pixels of all data arrays, in native byte order."""
-    types = {file.dataset(fill_placeholders(block.data, tags)).dtype for block in geometry.blocks}
+    types = {file.array(fill_placeholders(block.data, tags)).dtype for block in geometry.blocks}
     return np.result_type(*types).newbyteorder("=")
 
 
-def _frame_error(name: FrameId, error: SfxlabError) -> FrameError:
-    return FrameError(
-        error.problem, path=error.path, place=", ".join(filter(None, (f"frame {name.event}", error.place))),
-        found=error.found, expected=error.expected, remedy=error.remedy,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FrameSummary:
-    """What a source of frames holds."""
-
-    files: int
-    frames: int
-    shape: tuple[int, int]
-    """Of the slab, (slow, fast)."""
-    dtype: str
-    compression: str
-    photon_energy: tuple[float, float]
-    """Least and largest, eV; NaN where none can be read."""
-    camera_length: float
-    """Of the first frame, metres."""
-    panels: int
-    masked_fraction: float
-    """Bad pixels among those of the panels, in the first frame."""
-
-
-class Hdf5Frames:
+class Hdf5Frames(FrameSequence):
     """Frames of HDF5 files, a `FrameSource`; `open_frames` makes them.
 
     Slices keep the numbering: `frames[10:20][0].index` is 10. `Frame.bad` is read-only, because frames share it.
     """
 
-    def __init__(self, geometry: Geometry, ranges: Sequence[EventRange], first: int = 0, step: int = 1) -> None:
-        self.geometry = geometry
+    def __init__(self, geometry: Geometry, ranges: Sequence[EventRange], numbers: range | None = None) -> None:
         self.ranges = tuple(ranges)
-        self._first = first
-        self._step = step
-        self._files = OpenFiles()
         self._ends = list(accumulate(len(part) for part in self.ranges))
+        self._files = OpenFiles()
+        super().__init__(geometry, range(self._ends[-1] if self._ends else 0) if numbers is None else numbers)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Hdf5Frames, (self.geometry, self.ranges, self._first, self._step)
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __repr__(self) -> str:
-        rows, columns = self.geometry.shape
-        return f"<{len(self)} frames of {rows} × {columns} pixels in {len(self.paths)} files>"
-
-    @overload
-    def __getitem__(self, item: int) -> Frame: ...
-    @overload
-    def __getitem__(self, item: slice) -> Hdf5Frames: ...
-
-    def __getitem__(self, item: int | slice) -> Frame | Hdf5Frames:
-        if isinstance(item, slice):
-            return self._slice(range(len(self))[item])
-        return self._read(self._checked(item))
-
-    def __iter__(self) -> Iterator[Frame]:
-        # Unlike a generator, this goes on after a frame that cannot be read.
-        return map(self._read, range(len(self)))
-
-    def identity(self, index: int) -> FrameId:
-        """The name of a frame, without reading its pixels."""
-        part, position = self._locate(self._checked(index))
-        return FrameId(part.path, part.event(position))
+        return Hdf5Frames, (self.geometry, self.ranges, self.numbers)
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """The files, in order of first use."""
         return tuple(dict.fromkeys(part.path for part in self.ranges))
-
-    @property
-    def geometry_text(self) -> str:
-        """The geometry file, verbatim."""
-        return self.geometry.text
 
     @property
     def detector(self) -> Detector:
@@ -148,48 +83,32 @@ class Hdf5Frames:
         part, position = self._locate(0)
         return self._detector_of(self._files[part.path], part.tags, part.indices(position))
 
-    def describe(self) -> FrameSummary:
-        """What there is: files, frames, energies. Reads one frame, and the photon energies of all files."""
-        first = self[0]
+    def _identity(self, position: int) -> FrameId:
+        part, within = self._locate(position)
+        return FrameId(part.path, part.event(within))
+
+    def _photon_energy(self, position: int) -> float:
+        part, within = self._locate(position)
+        file = self._files[part.path]
+        return quantity_of_frame(self.geometry.photon_energy, file, part.tags, part.indices(within))
+
+    @property
+    def _positions_of_known_energy(self) -> Sequence[int]:
+        return range(len(self))
+
+    @property
+    def _compression(self) -> str:
         part, _ = self._locate(0)
-        block = self.geometry.blocks[0]
-        dataset = self._files[part.path].dataset(fill_placeholders(block.data, part.tags))
-        on_panels = first.detector.panel_map >= 0
-        energies = [e for e in self._photon_energies() if math.isfinite(e)]
-        return FrameSummary(
-            files=len(self.paths),
-            frames=len(self),
-            shape=self.geometry.shape,
-            dtype=str(first.data.dtype),
-            compression=compression_name(dataset),
-            photon_energy=(min(energies), max(energies)) if energies else (math.nan, math.nan),
-            camera_length=first.detector.camera_length,
-            panels=len(first.detector.panels),
-            masked_fraction=float(np.mean(first.bad[on_panels] != 0)),
-        )
-
-    def _photon_energies(self) -> Iterator[float]:
-        quantity = self.geometry.photon_energy
-        if isinstance(quantity.value, float):
-            yield quantity.convert(quantity.value)
-            return
-        for part in self.ranges:
-            for position in range(len(part)):
-                yield quantity_of_frame(quantity, self._files[part.path], part.tags, part.indices(position))
-
-    def _checked(self, index: int) -> int:
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise IndexError(f"frame {index} of {len(self)}")
-        return position
+        array = self._files[part.path].array(fill_placeholders(self.geometry.blocks[0].data, part.tags))
+        return compression_name(array.first_source.dataset)
 
     def _locate(self, index: int) -> tuple[EventRange, int]:
         """The range that holds a frame, and the frame's position in it."""
         i = bisect_right(self._ends, index)
         return self.ranges[i], index - (self._ends[i] - len(self.ranges[i]))
 
-    def _slice(self, wanted: range) -> Hdf5Frames:
-        ascending = wanted if wanted.step > 0 else wanted[::-1]
+    def _part(self, positions: range) -> Hdf5Frames:
+        ascending = positions if positions.step > 0 else positions[::-1]
         parts: list[EventRange] = []
         taken = 0
         while taken < len(ascending):
@@ -197,9 +116,9 @@ class Hdf5Frames:
             count = min(len(ascending) - taken, -(-(len(part) - position) // ascending.step))
             parts.append(part.part(slice(position, position + (count - 1) * ascending.step + 1, ascending.step)))
             taken += count
-        if wanted.step < 0:
+        if positions.step < 0:
             parts = [part.part(slice(None, None, -1)) for part in reversed(parts)]
-        selected = Hdf5Frames(self.geometry, parts, self._first + wanted.start * self._step, self._step * wanted.step)
+        selected = Hdf5Frames(self.geometry, parts, self._numbers_at(positions))
         selected._files = self._files
         return selected
 
@@ -217,27 +136,22 @@ class Hdf5Frames:
         pixels = sum(block.rows * block.columns for block in self.geometry.blocks)
         return np.empty if pixels == math.prod(self.geometry.shape) else np.zeros
 
-    def _read(self, index: int) -> Frame:
-        """A frame; `FrameError` where anything of it cannot be read."""
-        part, position = self._locate(index)
-        indices = part.indices(position)
-        name = FrameId(part.path, part.event(position))
+    def _frame(self, position: int, name: FrameId) -> Frame:
+        part, within = self._locate(position)
+        indices = part.indices(within)
         try:
             file = self._files[part.path]
+            missing = self._missing(file, part.tags, indices)
             data = self._pixels(file, part.tags, indices)
             energy = quantity_of_frame(self.geometry.photon_energy, file, part.tags, indices)
             detector = self._detector_of(file, part.tags, indices)
             bad = self._masks.bad(data, self._files, part.path, part.tags, indices)
-        except SfxlabError as error:
-            raise _frame_error(name, error) from error
         except READ_ERRORS as error:
-            raise _frame_error(name, self._diagnosis(part, error)) from error
-        if not (math.isfinite(energy) and energy > 0):
-            raise FrameError(
-                "the photon energy of the frame is no energy", path=part.path, place=f"frame {name.event}",
-                found=f"{energy} eV at {self.geometry.photon_energy.value}", expected="a number above 0",
-            )  # fmt: skip
-        return Frame(data, bad, energy, detector, name, self._first + index * self._step)
+            raise self._diagnosis(part, error) from error
+        if missing is not None:
+            bad = bad | missing
+            bad.flags.writeable = False
+        return Frame(data, bad, energy, detector, name, self.numbers[position])
 
     def _diagnosis(self, part: EventRange, error: Exception) -> SfxlabError:
         """What is behind an error of h5py: a compression filter that is missing, or damage."""
@@ -257,8 +171,28 @@ class Hdf5Frames:
     def _pixels(self, file: OpenFile, tags: tuple[str, ...], indices: Sequence[int]) -> NDArray[Any]:
         slab: NDArray[Any] = self._new_slab(self.geometry.shape, dtype=data_type(self.geometry, file, tags))
         for reading in self._readings:
-            reading.read(file.dataset(fill_placeholders(reading.block.data, tags)), indices, slab)
+            reading.read(file.array(fill_placeholders(reading.block.data, tags)), indices, slab)
         return slab
+
+    def _missing(self, file: OpenFile, tags: Sequence[str], indices: tuple[int, ...]) -> NDArray[np.uint8] | None:
+        """1 where a virtual dataset has no pixels because a file of it is missing, None where none is.
+
+        Raises `InputError` where that is the whole frame.
+        """
+        missing: NDArray[np.uint8] | None = None
+        pixels = sum(block.rows * block.columns for block in self.geometry.blocks)
+        for reading in self._readings:
+            array = file.array(fill_placeholders(reading.block.data, tags))
+            for window, name in reading.missing(array, indices):
+                missing = np.zeros(self.geometry.shape, dtype=np.uint8) if missing is None else missing
+                missing[window] = 1
+                if int(missing.sum()) == pixels:
+                    raise InputError(
+                        "the frame's data file is missing, or has not what the virtual dataset refers to",
+                        path=file.path, place=reading.block.data, found=f"no {name}",
+                        expected="that file beside this one", remedy="copy it there; the other frames can be read",
+                    )  # fmt: skip
+        return missing
 
     def _detector_of(self, file: OpenFile, tags: Sequence[str], indices: Sequence[int]) -> Detector:
         geometry = self.geometry
@@ -277,6 +211,6 @@ class Hdf5Frames:
             camera_length = round(camera_length, _CAMERA_LENGTH_DIGITS)
         key, detector = file.derived.get("detector", (None, None))
         if key != (camera_length, x, y):
-            detector = _detector(geometry, camera_length, (x, y))
+            detector = detector_at(geometry, camera_length, (x, y))
             file.derived["detector"] = (camera_length, x, y), detector
         return detector  # type: ignore[no-any-return]

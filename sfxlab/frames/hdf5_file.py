@@ -16,6 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import InputError
+from sfxlab.frames.chunks import StoredArray
+from sfxlab.frames.joined_data import joined_data
+from sfxlab.frames.remote import is_address
+from sfxlab.frames.remote_hdf5 import node_at, open_remote_hdf5
+from sfxlab.frames.virtual_data import VirtualArray
 
 READ_ERRORS = (OSError, KeyError, ValueError, RuntimeError)
 """What h5py raises where a file cannot be read."""
@@ -24,13 +29,20 @@ _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "LZF", 3
             32008: "bitshuffle", 32013: "ZFP", 32015: "Zstandard", 32026: "Blosc2"}  # fmt: skip
 _LARGEST_CHUNK_CACHE = 256 * 2**20
 _MOST_DATASETS = 128
+_MOST_SOURCES = 32
+"""Of a virtual dataset, kept open: a frame may need one for each module."""
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
-    """Open a file for reading, also while another program has it locked for writing.
+    """Open a file or an address for reading, a file also while another program has it locked for writing.
 
     Raises `InputError` where it is missing, no HDF5 file, truncated, or not permitted.
     """
+    if is_address(path):
+        try:
+            return open_remote_hdf5(str(path))
+        except OSError as error:
+            raise _opening_error(path, error) from error
     if not os.path.isfile(path):
         raise InputError(
             "this is a directory" if os.path.isdir(path) else "there is no such file", path=path,
@@ -54,9 +66,12 @@ def find_dataset(file: h5py.File, path: str) -> h5py.Dataset:
     Raises `InputError` naming the HDF5 path and what resembles it where it is not there.
     """
     try:
-        node = file[path]
+        node = node_at(file, path)
     except KeyError:
-        raise _missing_path_error(file, path) from None
+        joined = joined_data(file, path)
+        if joined is None:
+            raise _missing_path_error(file, path) from None
+        return joined
     if not isinstance(node, h5py.Dataset):
         raise InputError(
             "this HDF5 path is a group", path=file.filename, place=path, found=", ".join(node) or "an empty group",
@@ -96,9 +111,9 @@ def _opening_error(path: str | Path, error: OSError) -> InputError:
         )  # fmt: skip
     if "signature not found" in message:
         return InputError(
-            "this is not an HDF5 file", path=path, found=f"{os.path.getsize(path)} bytes of something else",
+            "this is not an HDF5 file", path=path, remedy="check the path",
             expected="an HDF5 file of frames; a list of files ends in .lst",
-            remedy="check the path",
+            found="something else" if is_address(path) else f"{os.path.getsize(path)} bytes of something else",
         )  # fmt: skip
     return InputError("the file cannot be opened", path=path, found=message, remedy="check its permissions")
 
@@ -162,18 +177,26 @@ class OpenFile:
         self.file = open_hdf5(path)
         self.derived: dict[Any, Any] = {}
         """Whatever else was worked out from this file and is worth keeping as long as it is open."""
-        self._datasets: dict[str, h5py.Dataset] = {}
+        self._arrays: dict[str, StoredArray] = {}
         self._numbers: dict[str, NDArray[Any]] = {}
         self._lock = threading.Lock()
 
     def dataset(self, path: str) -> h5py.Dataset:
         """A dataset by its HDF5 path."""
+        return self.array(path).dataset
+
+    def array(self, path: str) -> StoredArray:
+        """A dataset by its HDF5 path, to read its pixels."""
         with self._lock:
-            if path not in self._datasets:
-                if len(self._datasets) >= _MOST_DATASETS:
-                    self._datasets.clear()
-                self._datasets[path] = _with_chunk_cache(find_dataset(self.file, path))
-            return self._datasets[path]
+            if path not in self._arrays:
+                if len(self._arrays) >= _MOST_DATASETS:
+                    self._arrays.clear()
+                dataset = _with_chunk_cache(find_dataset(self.file, path))
+                if dataset.is_virtual:
+                    self._arrays[path] = VirtualArray(dataset, OpenFiles(_MOST_SOURCES))
+                else:
+                    self._arrays[path] = StoredArray(dataset)
+            return self._arrays[path]
 
     def numbers(self, path: str) -> NDArray[Any]:
         """The whole of a small dataset of numbers, read once."""
@@ -185,7 +208,8 @@ class OpenFile:
                     expected="one number, or one for each frame",
                     remedy="correct the path in the geometry file",
                 )  # fmt: skip
-            self._numbers[path] = np.asarray(dataset[()])
+            whole = tuple(slice(0, size) for size in dataset.shape)
+            self._numbers[path] = self.array(path).part(whole) if dataset.is_virtual else np.asarray(dataset[()])
         return self._numbers[path]
 
 

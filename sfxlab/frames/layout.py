@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
-import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import GeometryError, InputError
+from sfxlab.frames.chunks import Extent, Selection, StoredArray
 from sfxlab.frames.events import PLACEHOLDER
 from sfxlab.frames.hdf5_file import check_filters
+from sfxlab.frames.virtual_data import VirtualArray
 from sfxlab.geometry import Geometry
 from sfxlab.geometry.geometry import Block, Dims
-
-Selection = tuple[int | slice, ...]
 
 
 def readings(geometry: Geometry) -> tuple[Reading, ...]:
@@ -29,7 +28,20 @@ def readings(geometry: Geometry) -> tuple[Reading, ...]:
             found[-1] = joined
         else:
             found.append(Reading(block))
-    return tuple(found)
+    return tuple(replace(reading, wanted=_wanted(geometry, reading)) for reading in found)
+
+
+def _wanted(geometry: Geometry, reading: Reading) -> tuple[Extent, ...]:
+    """Windows of what a reading reads that have panels, none where that is all of it."""
+    block = reading.block
+    windows: list[Extent] = []
+    for p in (source.panel for source in geometry.panels):
+        module, row = divmod(p.row - block.row, block.rows)
+        if 0 <= module < reading.modules:
+            window = ((row, row + p.rows), (p.column, p.column + p.columns))
+            windows.append(window if reading.modules == 1 else ((module, module + 1), *window))
+    covered = sum(math.prod(end - first for first, end in window) for window in windows)
+    return () if covered == reading.modules * block.rows * block.columns else tuple(windows)
 
 
 def _joined(before: Reading, block: Block) -> Reading | None:
@@ -128,17 +140,37 @@ class Reading:
 
     block: Block
     modules: int = 1
+    wanted: tuple[Extent, ...] = ()
+    """Windows of it that have panels (`StoredArray.read`)."""
 
-    def read(self, dataset: h5py.Dataset, indices: Sequence[int], slab: NDArray[Any]) -> None:
+    def missing(self, array: StoredArray, indices: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], str]]:
+        """The windows of the slab that a virtual dataset has no pixels for, and the files that should have them."""
+        if isinstance(array, VirtualArray):
+            for number in range(self.modules):
+                yield from self._missing_of_module(array, indices, number)
+
+    def _missing_of_module(
+        self, array: VirtualArray, indices: Sequence[int], number: int
+    ) -> Iterator[tuple[tuple[slice, ...], str]]:
+        block = self.block
+        source = list(_selection(block.dims, indices, block.rows, block.columns))
+        if number:
+            axis = block.dims.index("ss") - 1
+            source[axis] = int(block.dims[axis]) + number
+        top = block.row + number * block.rows
+        for (rows, columns), file in array.missing(tuple(source)):
+            yield (slice(top + rows.start, top + rows.stop), columns), file
+
+    def read(self, array: StoredArray, indices: Sequence[int], slab: NDArray[Any]) -> None:
         """Read a frame's pixels, `indices` being those along the `%` axes, straight into the slab."""
         block = self.block
         source = list(_selection(block.dims, indices, block.rows, block.columns))
         rows = slice(block.row, block.row + block.rows * self.modules)
         if self.modules == 1:
-            dataset.read_direct(slab, tuple(source), np.s_[rows, : block.columns])
+            array.read(tuple(source), slab[rows, : block.columns], self.wanted)
             return
         axis = block.dims.index("ss") - 1
         first = int(block.dims[axis])
         source[axis] = slice(first, first + self.modules)
         stack = slab[rows].reshape(self.modules, block.rows, block.columns)
-        dataset.read_direct(stack, tuple(source))
+        array.read(tuple(source), stack, self.wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.frames.events import PLACEHOLDER, fill_placeholders
+from sfxlab.frames.flagged_values import FlaggedWindow, with_flagged
 from sfxlab.frames.hdf5_file import OpenFile, OpenFiles
 from sfxlab.frames.layout import is_per_frame, mask_selection
 from sfxlab.geometry import Geometry
-from sfxlab.geometry.geometry import Block, Flag, MaskSource
+from sfxlab.geometry.geometry import Block, MaskSource
 from sfxlab.geometry.masks import geometry_bad_map, masked, window
 
 Windows = tuple[tuple[slice, slice], ...]
@@ -23,19 +24,9 @@ Windows = tuple[tuple[slice, slice], ...]
 @lru_cache(maxsize=4)
 def _geometry_bad(geometry: Geometry) -> NDArray[np.uint8]:
     """The same for every file, and slow where bad regions are given in x and y."""
-    return geometry_bad_map(geometry)
-
-
-def flagged(data: NDArray[Any], flag: Flag) -> NDArray[np.bool_]:
-    """True where a pixel value is one that means a bad pixel; the shape of `data`."""
-    value: float | int = flag.value
-    if data.dtype.kind in "iu" and np.isfinite(value):
-        if flag.kind == "equal" and not float(value).is_integer():
-            return np.zeros(data.shape, dtype=np.bool_)
-        # Whole numbers keep the comparison in the pixels' own type, which is several times faster.
-        value = int(np.ceil(value) if flag.kind == "lessthan" else np.floor(value))
-    compare = {"lessthan": np.less, "morethan": np.greater, "equal": np.equal}[flag.kind]
-    return np.asarray(compare(data, value), dtype=np.bool_)
+    bad = geometry_bad_map(geometry)
+    bad.flags.writeable = False
+    return bad
 
 
 @dataclass(frozen=True)
@@ -52,8 +43,8 @@ class _MaskReading:
 
     def mark(self, bad: NDArray[np.uint8], file: OpenFile, tags: Sequence[str], indices: Sequence[int]) -> None:
         """Read the mask and set what it calls bad."""
-        dataset = file.dataset(fill_placeholders(self.mask.data, tags))
-        values = dataset[mask_selection(self.block, dataset, indices)]
+        array = file.array(fill_placeholders(self.mask.data, tags))
+        values = array.part(mask_selection(self.block, array.dataset, indices))
         marks = masked(values, self.mask.good_bits, self.mask.bad_bits)
         top = self.block.row
         for rows, columns in self.windows:
@@ -67,6 +58,7 @@ class PixelMasks:
         self._geometry = geometry
         self._readings = _mask_readings(geometry)
         self._flags = _flag_windows(geometry)
+        self._everywhere: NDArray[np.uint8] | None = None
 
     def bad(
         self, data: NDArray[Any], files: OpenFiles, path: str, tags: Sequence[str], indices: Sequence[int]
@@ -75,14 +67,17 @@ class PixelMasks:
 
         Raises `SfxlabError` where a mask is missing or does not fit.
         """
-        lasting = self._of_file(files, path)
+        bad = self._of_file(files, path)
         per_frame = [r for r in self._readings if not self._is_lasting(r, files, path)]
-        if not per_frame and not self._flags and data.dtype.kind != "f":
-            return lasting
-        bad = self._by_value(data)
-        bad |= lasting
+        if per_frame:
+            bad = bad.copy()
         for reading in per_frame:
             reading.mark(bad, files[reading.mask.file or path], tags, indices)
+        return self.with_values(data, bad)
+
+    def with_values(self, data: NDArray[Any], bad: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """`bad` with the pixels that are flagged or not finite, read-only; itself where there are none."""
+        bad = with_flagged(data, bad, self._flags)
         bad.flags.writeable = False
         return bad
 
@@ -92,30 +87,20 @@ class PixelMasks:
             dataset = files[reading.mask.file or path].dataset(fill_placeholders(reading.mask.data, tags))
             mask_selection(reading.block, dataset, indices)
 
-    def _by_value(self, data: NDArray[Any]) -> NDArray[np.uint8]:
-        """1 where a pixel is flagged or not finite, a new array of the shape of `data`."""
-        bad = ~np.isfinite(data) if data.dtype.kind == "f" else None
-        for where, flags in self._flags:
-            for flag in flags:
-                marks = flagged(data[where], flag)
-                if bad is None and marks.shape == data.shape:
-                    bad = marks
-                    continue
-                bad = np.zeros(data.shape, dtype=np.bool_) if bad is None else bad
-                bad[where] |= marks
-        return np.zeros(data.shape, dtype=np.uint8) if bad is None else bad.view(np.uint8)
+    def of_geometry(self, files: OpenFiles) -> NDArray[np.uint8]:
+        """What is bad whatever file the frames are in: by the geometry, and by masks in files of their own."""
+        if self._everywhere is None:
+            elsewhere = [r for r in self._readings if r.mask.file and self._is_lasting(r, files, r.mask.file)]
+            self._everywhere = _marked(_geometry_bad(self._geometry), elsewhere, files, "")
+        return self._everywhere
 
     def _of_file(self, files: OpenFiles, path: str) -> NDArray[np.uint8]:
         """What is bad in every frame of a file."""
-        file = files[path]
-        if "bad" not in file.derived:
-            bad = _geometry_bad(self._geometry).copy()
-            for reading in self._readings:
-                if self._is_lasting(reading, files, path):
-                    reading.mark(bad, files[reading.mask.file or path], (), (0,) * len(reading.block.dims))
-            bad.flags.writeable = False
-            file.derived["bad"] = bad
-        found: NDArray[np.uint8] = file.derived["bad"]
+        derived = files[path].derived
+        if "bad" not in derived:
+            own = [r for r in self._readings if r.mask.file is None and self._is_lasting(r, files, path)]
+            derived["bad"] = _marked(self.of_geometry(files), own, files, path)
+        found: NDArray[np.uint8] = derived["bad"]
         return found
 
     @staticmethod
@@ -137,9 +122,21 @@ def _mask_readings(geometry: Geometry) -> tuple[_MaskReading, ...]:
     return tuple(found)
 
 
-def _flag_windows(geometry: Geometry) -> tuple[tuple[tuple[slice, slice], tuple[Flag, ...]], ...]:
-    """Flags and the parts of the slab they apply to: all of it where the panels have the same ones."""
+def _marked(bad: NDArray[np.uint8], readings: Sequence[_MaskReading], files: OpenFiles, path: str) -> NDArray[np.uint8]:
+    """`bad` with masks that hold for all frames, read-only; itself where there are none."""
+    if readings:
+        bad = bad.copy()
+        for reading in readings:
+            reading.mark(bad, files[reading.mask.file or path], (), (0,) * len(reading.block.dims))
+        bad.flags.writeable = False
+    return bad
+
+
+def _flag_windows(geometry: Geometry) -> tuple[FlaggedWindow, ...]:
+    """What to compare values with. All of the slab at once for numbers that are not finite, and for flags where the
+    panels have the same ones.
+    """
+    whole = FlaggedWindow(slice(0, geometry.shape[0]), slice(0, geometry.shape[1]))
     if len({source.flags for source in geometry.panels}) == 1:
-        flags = geometry.panels[0].flags
-        return ((np.s_[0 : geometry.shape[0], 0 : geometry.shape[1]], flags),) if flags else ()
-    return tuple((window(source.panel), source.flags) for source in geometry.panels if source.flags)
+        return (replace(whole, flags=geometry.panels[0].flags),)
+    return whole, *(FlaggedWindow(*window(source.panel), source.flags) for source in geometry.panels if source.flags)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
-
-import h5py
 
 from sfxlab.errors import GeometryError, InputError, SfxlabWarning
 from sfxlab.frames.events import PLACEHOLDER, EventRange, all_events, fill_placeholders, tags_in
 from sfxlab.frames.hdf5 import quantity_of_frame
-from sfxlab.frames.hdf5_file import READ_ERRORS, OpenFile, OpenFiles, find_dataset
+from sfxlab.frames.hdf5_file import READ_ERRORS, OpenFile, OpenFiles
 from sfxlab.frames.layout import check_block, frame_axes
 from sfxlab.frames.pixel_masks import PixelMasks
+from sfxlab.frames.virtual_data import VirtualArray
 from sfxlab.geometry import Geometry
 
 _SAME_UNIT = {"angstrom": "A", "å": "A", "ångström": "A", "ev": "eV", "kev": "keV", "metre": "m", "meter": "m"}
@@ -79,9 +77,9 @@ def _frame_shape(geometry: Geometry, file: OpenFile, tags: tuple[str, ...]) -> t
     shapes: dict[str, tuple[int, ...]] = {}
     for block in geometry.blocks:
         path = fill_placeholders(block.data, tags)
-        dataset = find_dataset(file.file, path)
+        dataset = file.dataset(path)
         check_block(geometry, block, dataset)
-        _warn_of_missing_sources(dataset)
+        _warn_of_missing_sources(file, path)
         shapes[path] = frame_axes(block.dims, dataset.shape)
     (first, shape), *others = shapes.items()
     for path, other in others:
@@ -108,17 +106,19 @@ def _check_quantities(geometry: Geometry, file: OpenFile, frames: EventRange) ->
                 quantity_of_frame(quantity, file, frames.tags, frames.indices(position))
 
 
-def _warn_of_missing_sources(dataset: h5py.Dataset) -> None:
+def _warn_of_missing_sources(file: OpenFile, path: str) -> None:
     """HDF5 silently gives a fill value for the parts of a virtual dataset whose files are not there."""
-    if not dataset.is_virtual:
+    sources = file.array(path)
+    if not isinstance(sources, VirtualArray) or not (missing := sources.missing_files()):
         return
-    folder = os.path.dirname(dataset.file.filename)
-    sources = {source.file_name for source in dataset.virtual_sources()}
-    missing = sorted(s for s in sources if "%" not in s and s != "." and not os.path.exists(os.path.join(folder, s)))
-    if missing:
-        warnings.warn(
-            f"{dataset.file.filename}, {dataset.name}: {len(missing)} of the {len(sources)} files that it refers to "
-            f"are missing ({missing[0]}…); their pixels have the fill value {dataset.fillvalue}",
-            SfxlabWarning,
-            stacklevel=2,
-        )
+    if len(missing) == len(sources.files):
+        raise InputError(
+            "all files that this virtual dataset refers to are missing", path=file.path, place=path,
+            found=f"no {missing[0]}", expected="that file beside this one", remedy="copy the data files too",
+        )  # fmt: skip
+    warnings.warn(
+        f"{file.path}, {path}: {len(missing)} of the {len(sources.files)} files that it refers to are missing "
+        f"({missing[0]}…); frames that lie in them cannot be read, parts of frames that do are masked",
+        SfxlabWarning,
+        stacklevel=2,
+    )

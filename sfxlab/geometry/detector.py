@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxlab.geometry.pixel_maps import RADIUS, TWO_SINE, X, Y, map_pixels
+
 HC_EV_ANGSTROM = 12398.4198
 """Planck's constant times the speed of light, eV Å."""
 
@@ -115,26 +117,27 @@ class Detector:
     @cached_property
     def xy(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """x and y of the centre of each slab pixel, metres, each `shape`; NaN outside the panels."""
-        x, y, _ = self._pixel_centres
-        return x, y
-
-    @cached_property
-    def _pixel_centres(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        centres = tuple(np.full(self.shape, np.nan, dtype=np.float32) for _ in range(3))
-        for p in self.panels:
-            window = np.s_[p.row : p.row + p.rows, p.column : p.column + p.columns]
-            f = np.arange(p.columns) + 0.5
-            s = (np.arange(p.rows) + 0.5)[:, None]
-            for i in range(3):
-                centres[i][window] = p.corner[i] + f * p.fs[i] + s * p.ss[i]
-        return centres[0], centres[1], centres[2]
+        return self._pixel_map(X), self._pixel_map(Y)
 
     @cached_property
     def radius(self) -> NDArray[np.uint16]:
         """Distance of each slab pixel from the beam axis in pixels, rounded, `shape`; 65535 outside the panels."""
-        x, y = self.xy
-        radius = np.hypot(x, y) / self.panels[0].pixel_size
-        return np.where(np.isfinite(radius), np.rint(np.minimum(radius, 65534)), 65535).astype(np.uint16)
+        radius = np.full(self.shape, 65535, dtype=np.uint16)
+        a, pixel = self.arrays, self.panels[0].pixel_size
+        map_pixels(RADIUS, a.bounds, a.corner / pixel, a.fs / pixel, a.ss / pixel, radius)
+        return radius
+
+    @cached_property
+    def _two_sine(self) -> NDArray[np.float32]:
+        """Wavelength times |q|, `shape`, NaN outside the panels."""
+        return self._pixel_map(TWO_SINE)
+
+    def _pixel_map(self, quantity: int) -> NDArray[np.float32]:
+        """A quantity of each slab pixel, `shape`, NaN outside the panels."""
+        values = np.full(self.shape, np.nan, dtype=np.float32)
+        a = self.arrays
+        map_pixels(quantity, a.bounds, a.corner, a.fs, a.ss, values)
+        return values
 
     def __reduce__(self) -> tuple[type[Detector], tuple[object, ...]]:
         # The cached maps are as large as frames and are made anew where they are needed.
@@ -170,9 +173,7 @@ class Detector:
 
         Photon energy in eV.
         """
-        x, y, z = self._pixel_centres
-        two_theta = np.arctan2(np.hypot(x, y), z)
-        return np.asarray(2 * np.sin(two_theta / 2) * (photon_energy / HC_EV_ANGSTROM), dtype=np.float32)
+        return np.asarray(self._two_sine * np.float32(photon_energy / HC_EV_ANGSTROM))
 
     def panel_of(self, fs: NDArray[np.floating], ss: NDArray[np.floating]) -> NDArray[np.int16]:
         """Index of the panel under each slab coordinate, −1 where there is none or outside the slab, (n,)."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from sfxlab.errors import RunError
 from sfxlab.pipeline import FrameResult
-from sfxlab.store.tables import SCHEMAS, TableName, tables_of
+from sfxlab.store.tables import SCHEMAS, TableName, results_of, tables_of
 
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 
@@ -47,8 +47,10 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_chunk(folder: Path, chunk: int, results: Sequence[FrameResult]) -> None:
-    """Write one chunk of frames into the run in `folder`. Raises `RunError`."""
+    """Write one chunk of frames into the run in `folder`, in place of what it had before. Raises `RunError`."""
     tables = tables_of(results)
+    # A chunk shall not count while its tables are partly of before.
+    part_path(folder, "frames", chunk).unlink(missing_ok=True)
     for name in sorted(SCHEMAS, key=lambda table: table == "frames"):
         with written_whole(part_path(folder, name, chunk)) as file:
             pq.write_table(tables[name], file, compression="zstd")
@@ -87,6 +89,11 @@ def read_part(folder: Path, table: TableName, chunk: int, columns: Sequence[str]
             expected=", ".join(f"{field.name} {field.type}" for field in wanted),
         )
     return part
+
+
+def results_in_chunk(folder: Path, chunk: int) -> Iterator[FrameResult]:
+    """What became of the frames of a chunk, in order. Raises `RunError`."""
+    return results_of({name: read_part(folder, name, chunk) for name in SCHEMAS})
 
 
 def part_path(folder: Path, table: TableName, chunk: int) -> Path:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfxlab.errors import InputError, RunError
 from sfxlab.frames import FrameId
+from sfxlab.frames.remote import RemoteFile, is_address
 from sfxlab.recipe import Recipe
 
 FORMAT = 1
@@ -41,10 +42,12 @@ class InputFile(_Frozen):
 
     path: str
     hashed: Literal["whole file", "first and last MiB", "nothing"]
-    """What `sha256` is of; files above 1 GiB by their ends, addresses on the network not at all."""
+    """What `sha256` is of; files above 1 GiB by their ends, those on the network not at all."""
     size: int | None = None
     modified: datetime | None = None
     sha256: str | None = None
+    etag: str | None = None
+    """What the server says of a file on the network to tell its versions apart."""
 
 
 class RunRecord(_Frozen):
@@ -178,8 +181,11 @@ def read_record(path: Path) -> RunRecord:
 
 
 def _input_file(path: str) -> InputFile:
-    if "://" in path:
-        return InputFile(path=path, hashed="nothing")
+    if is_address(path):
+        version = RemoteFile(path).version
+        return InputFile(
+            path=path, hashed="nothing", size=version.size, modified=version.modified, etag=version.etag
+        )  # fmt: skip
     try:
         status = os.stat(path)
         whole = status.st_size <= _WHOLE_FILE_LIMIT
@@ -206,9 +212,14 @@ def _file_differences(before: Sequence[InputFile], now: Sequence[InputFile]) -> 
     lines = [f"{path}: in the run, not in the inputs now" for path in old.keys() - new.keys()]
     lines += [f"{path}: in the inputs now, not in the run" for path in new.keys() - old.keys()]
     for path in old.keys() & new.keys():
-        if (old[path].size, old[path].sha256) != (new[path].size, new[path].sha256):
+        if _content(old[path]) != _content(new[path]):
             lines.append(f"{path}: the file has changed since the run began")
     return sorted(lines)
+
+
+def _content(file: InputFile) -> tuple[object, ...]:
+    # The date counts only where there is nothing better: a copy has another one.
+    return file.size, file.sha256, file.etag, file.modified if file.sha256 is None and file.etag is None else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,13 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from sfxlab.errors import OutputExistsError, RunError
+from sfxlab.errors import OutputExistsError, RunError, UnreachableError
 from sfxlab.frames import FrameId, FrameSource, open_frames
 from sfxlab.geometry import Detector, Geometry, read_geometry
 from sfxlab.pipeline import FrameResult
@@ -32,11 +34,12 @@ from sfxlab.store.parts import (
     part_path,
     read_part,
     remove_leftovers,
+    results_in_chunk,
     write_chunk,
     written_whole,
 )
 from sfxlab.store.record import RunRecord, names_sha256, read_record, user_name
-from sfxlab.store.tables import SCHEMAS, TableName, results_of
+from sfxlab.store.tables import SCHEMAS, TableName
 
 
 class Run:
@@ -150,7 +153,17 @@ class Run:
     def results(self) -> Iterator[FrameResult]:
         """What became of each frame so far, in order; one chunk in memory at a time."""
         for chunk in committed_chunks(self.path):
-            yield from results_of({name: read_part(self.path, name, chunk) for name in SCHEMAS})
+            yield from results_in_chunk(self.path, chunk)
+
+    def result(self, index: int) -> FrameResult:
+        """What became of one frame. Raises `RunError` where it is not processed yet."""
+        chunk, position = divmod(index, self.record.chunk_size)
+        if index < 0 or chunk not in committed_chunks(self.path):
+            raise RunError(
+                "this frame is not in the run so far", path=self.path, found=f"frame {index}",
+                expected=f"0 to {self.record.n_frames - 1}, of those that are processed",
+            )  # fmt: skip
+        return next(islice(results_in_chunk(self.path, chunk), position, None))
 
     def missing_chunks(self) -> list[int]:
         """Numbers of the chunks that are not processed yet."""
@@ -176,6 +189,13 @@ class Run:
                 found=f"{len(frames)} frames", expected=f"{record.n_frames} frames",
             )  # fmt: skip
         return frames
+
+    def unreachable_frames(self) -> list[int]:
+        """Numbers of the frames that failed because their file on the network could not be read."""
+        frames = self.table("frames", ["frame", "reason"])
+        failed = pc.starts_with(frames["reason"], UnreachableError.__name__)
+        numbers: list[int] = frames["frame"].filter(failed).to_pylist()
+        return numbers
 
     @property
     def geometry_text(self) -> str:

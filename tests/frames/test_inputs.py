@@ -106,7 +106,7 @@ def test_without_a_geometry_it_is_said_how_to_give_one(make_cxi):
         ("empty.lst", r"empty\.lst: the list is empty"),
         ("wrong.lst", r"wrong\.lst, line 2: the list names a file that does not exist\n  found:    missing\.h5"),
         ("binary.lst", r"binary\.lst: the list cannot be read"),
-        ("https://example.org/a.h5", "addresses cannot be read here"),
+        ("ftp://example.org/a.h5", "addresses of this kind cannot be read"),
     ],
 )
 def test_inputs_that_cannot_be_used_are_named(tmp_path, make_cxi, geometry, name, message):

@@ -134,3 +134,12 @@ def test_the_record_is_plain_json(make_run: MakeRun) -> None:
     values = json.loads((make_run(6, 2).path / "run.json").read_text())
     assert (values["n_frames"], values["chunk_size"], values["status"]) == (6, 2, "running")
     assert values["recipe"]["peaks"]["min_snr"] == 5.0
+
+
+def test_one_frame_is_found_by_its_number(make_run: MakeRun, make_result: MakeResult) -> None:
+    run = make_run(6, 2)
+    run.write_chunk(2, [make_result(4), make_result(5)])
+    assert run.result(5).id == make_result(5).id
+    for index in (-1, 0, 6):
+        with pytest.raises(RunError, match="this frame is not in the run so far"):
+            run.result(index)

@@ -1,0 +1,172 @@
+"""Reading peaks that another program has found: CXI lists and `list3` (METHODS.md section 1.4)."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxlab.errors import InputError
+from sfxlab.frames import Frame
+from sfxlab.frames.events import fill_placeholders, parse_event
+from sfxlab.frames.hdf5_file import READ_ERRORS, find_dataset, open_hdf5
+from sfxlab.geometry import Detector
+from sfxlab.peaks import Peaks
+
+CXI_PEAKS = "/entry_1/result_1"
+
+Columns = dict[str, NDArray[np.float64]]
+_CXI_COLUMNS = {"x": "peakXPosRaw", "y": "peakYPosRaw", "intensity": "peakTotalIntensity"}
+_CXI_OPTIONAL = {"snr": "peakSNR", "max_value": "peakMaximumValue", "n_pixels": "peakNPixels"}
+"""As Cheetah writes them besides."""
+
+
+def read_peaks(
+    frame: Frame,
+    location: str = CXI_PEAKS,
+    file: str | PathLike[str] | None = None,
+    *,
+    layout: Literal["auto", "cxi", "list3"] = "auto",
+    half_pixel_shift: bool = True,
+) -> Peaks:
+    """The peaks of a frame as they stand in its own HDF5 file, or in `file`; in order of resolution.
+
+    Parameters
+    ----------
+    location:
+        HDF5 path of a group with `nPeaks`, `peakXPosRaw`, `peakYPosRaw` and `peakTotalIntensity` (`cxi`), a row a
+        frame; or of an array (peaks, 3) of fs, ss and intensity (`list3`). `%` stands for the frame's own part. A CXI
+        list that names its frames, as `write_peaks` does, is searched for this one.
+    half_pixel_shift:
+        Whether the centre of the first pixel is at 0 in the list, as most programs have it, not at 0.5.
+
+    Peaks outside the panels and on bad pixels are left out. Where the list does not say, σ is that of counting
+    (√(intensity × gain)), `max_value` the frame's own pixel and `n_pixels` 0. Raises `InputError` naming file and path.
+    """
+    path = fspath(file) if file is not None else frame.id.path
+    tags, indices = parse_event(frame.id.event)
+    place = fill_placeholders(location, tags)
+    with open_hdf5(path) as opened:
+        try:
+            node = opened.get(place)
+            if node is None:
+                raise InputError(
+                    "the file has no peak list", path=path, place=place, expected="a group or an array there",
+                    remedy="give its HDF5 path, 'peak_list' of the geometry file",
+                )  # fmt: skip
+            is_cxi = isinstance(node, h5py.Group) if layout == "auto" else layout == "cxi"
+            columns = _cxi(node, frame, indices) if is_cxi else _list3(node, indices)
+        except (*READ_ERRORS, TypeError) as error:
+            raise InputError("the peak list cannot be read", path=path, place=place, found=str(error)) from error
+    return _peaks(columns, frame, 0.5 if half_pixel_shift else 0.0, (path, place))
+
+
+def _cxi(node: Any, frame: Frame, indices: tuple[int, ...]) -> Columns:
+    """The columns of one frame of a CXI list."""
+    path, place = node.file.filename, node.name
+    missing = [
+        name for name in ("nPeaks", *_CXI_COLUMNS.values()) if not isinstance(node, h5py.Group) or name not in node
+    ]
+    if missing:
+        raise InputError(
+            "this is no CXI peak list", path=path, place=place, found=f"no {', no '.join(missing)}",
+            expected=f"a group with nPeaks, {', '.join(_CXI_COLUMNS.values())}",
+        )  # fmt: skip
+    counts = np.atleast_1d(find_dataset(node.file, f"{place}/nPeaks")[()])
+    row = _row(node, frame, indices)
+    if row is None or not 0 <= row < len(counts):
+        raise InputError(
+            "the peak list has no row for this frame", path=path, place=f"{place}/nPeaks", found=f"{len(counts)} rows",
+            expected=f"one for {frame.id.event}", remedy="is the list of this file's frames?",
+        )  # fmt: skip
+    wanted = _CXI_COLUMNS | {key: name for key, name in _CXI_OPTIONAL.items() if name in node}
+    return {key: _cells(node[name], row, int(counts[row])) for key, name in wanted.items()}
+
+
+def _cells(dataset: h5py.Dataset, row: int, count: int) -> NDArray[np.float64]:
+    """The first cells of a row."""
+    if dataset.ndim == 2 and row < dataset.shape[0] and 0 <= count <= dataset.shape[1]:
+        return np.asarray(dataset[row, :count], dtype=np.float64)
+    raise InputError(
+        "the peak list does not fit its number of peaks", path=dataset.file.filename, place=dataset.name,
+        found=" × ".join(str(n) for n in dataset.shape), expected=f"{count} peaks or more in row {row}",
+    )  # fmt: skip
+
+
+def _row(node: h5py.Group, frame: Frame, indices: tuple[int, ...]) -> int | None:
+    """The row of a frame: the one with its name, or else its index in the file."""
+    if "frame_path" in node and "frame_event" in node:
+        named = (node["frame_path"].asstr()[()] == frame.id.path) & (node["frame_event"].asstr()[()] == frame.id.event)
+        return int(np.argmax(named)) if named.any() else None
+    return {0: 0, 1: indices[0] if indices else 0}.get(len(indices))
+
+
+def _list3(node: Any, indices: tuple[int, ...]) -> Columns:
+    """Columns of an array (peaks, 3), or of one for each frame (frames, peaks, 3) filled up with zeros."""
+    if isinstance(node, h5py.Dataset) and node.dtype.kind in "iuf" and node.shape and node.shape[-1] >= 3:
+        if node.ndim == 2:
+            return _three(node[()])
+        if node.ndim == 3 and len(indices) == 1 and indices[0] < len(node):
+            rows = node[indices[0]]
+            return _three(rows[np.any(rows != 0, axis=1)])
+    raise InputError(
+        "this is no list3 of peaks", path=node.file.filename, place=node.name,
+        found=f"{node.dtype} {' × '.join(map(str, node.shape))}" if isinstance(node, h5py.Dataset) else "a group",
+        expected="numbers, peaks × 3: fs, ss, intensity",
+    )  # fmt: skip
+
+
+def _three(rows: NDArray[Any]) -> Columns:
+    x, y, intensity = np.asarray(rows[:, :3], dtype=np.float64).T
+    return {"x": x, "y": y, "intensity": intensity}
+
+
+def _peaks(columns: Columns, frame: Frame, shift: float, where: tuple[str, str]) -> Peaks:
+    """The columns as peaks of the frame's detector."""
+    panel, fs, ss = _on_panels(columns["x"] + shift, columns["y"] + shift, frame.detector, where)
+    on_panel = panel >= 0
+    row, column = ss.astype(np.int64), fs.astype(np.int64)
+    on_panel[on_panel] = frame.bad[row[on_panel], column[on_panel]] == 0
+    panel, row, column = panel[on_panel], row[on_panel], column[on_panel]
+    fs, ss = fs[on_panel], ss[on_panel]
+    given = {key: values[on_panel] for key, values in columns.items()}
+    gain = frame.detector.arrays.gain(frame.detector, frame.photon_energy)[panel]
+    intensity = given["intensity"]
+    counting = np.sqrt(np.maximum(intensity, gain) * gain)
+    snr = given.get("snr", intensity / counting)
+    sigma = np.divide(intensity, snr, out=counting.copy(), where=snr > 0)
+    resolution = np.linalg.norm(frame.detector.q(panel, fs, ss, frame.photon_energy), axis=1)
+    peaks = Peaks(
+        panel=panel.astype(np.int16),
+        fs=fs.astype(np.float32),
+        ss=ss.astype(np.float32),
+        intensity=intensity.astype(np.float32),
+        sigma=sigma.astype(np.float32),
+        snr=snr.astype(np.float32),
+        resolution=resolution.astype(np.float32),
+        max_value=given.get("max_value", frame.data[row, column]).astype(np.float32),
+        n_pixels=given.get("n_pixels", np.zeros(len(fs))).astype(np.int16),
+    )
+    return peaks[np.argsort(peaks.resolution, kind="stable")]
+
+
+def _on_panels(
+    x: NDArray[np.float64], y: NDArray[np.float64], detector: Detector, where: tuple[str, str]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Panel (−1 where none) and slab coordinates of coordinates in the file's own array, each (n,)."""
+    panel = np.full(len(x), -1)
+    fs, ss = np.zeros(len(x)), np.zeros(len(x))
+    for number, p in enumerate(detector.panels):
+        in_x, in_y = x - p.file_fs, y - p.file_ss
+        here = (in_x >= 0) & (in_x < p.columns) & (in_y >= 0) & (in_y < p.rows)
+        if (panel[here] >= 0).any():
+            raise InputError(
+                "the peak list does not tell on which module a peak is", path=where[0], place=where[1],
+                found=f"coordinates that are on {detector.panels[panel[here].max()].name} and on {p.name}",
+                expected="coordinates in one array (ss × fs) of all modules", remedy="find the peaks anew",
+            )  # fmt: skip
+        panel[here], fs[here], ss[here] = number, in_x[here] + p.column, in_y[here] + p.row
+    return panel, fs, ss
