@@ -5,7 +5,9 @@ Commands import what they need when they run, so that `sfxlab --help` answers at
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import sys
 import warnings
 from typing import Any
@@ -54,6 +56,9 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Å and σ on terminals that have no such letters, and file names that are no text.
+            sys.stdout.reconfigure(errors="backslashreplace")
         with warnings.catch_warnings():
             warnings.simplefilter("default", SfxlabWarning)
             warnings.showwarning = _show_warning  # type: ignore[assignment]
@@ -61,6 +66,18 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
             except SfxlabError as error:
                 raise click.ClickException(str(error)) from error
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on
+                    raise
+                raise click.ClickException(str(_as_sentences(error))) from error
+
+
+def _as_sentences(error: OSError) -> SfxlabError:
+    """What the system refused; commands say more where they can foresee it."""
+    return SfxlabError(
+        "the system refuses", path=error.filename, found=error.strerror or error,
+        remedy="check paths, permissions and free space",
+    )  # fmt: skip
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
@@ -78,7 +95,3 @@ def main() -> None:
       sfxlab process try/frames.cxi -g try/frames.geom -p try/frames.cell -o try/run
       sfxlab merge try/run -y 4/mmm -o try/merged.mtz
     """
-
-
-if __name__ == "__main__":
-    sys.exit(main())

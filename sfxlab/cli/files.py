@@ -2,49 +2,81 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from sfxlab.errors import OutputExistsError, RunError
+from sfxlab.cli.output import PATH, check_output, json_option, print_json, progress_bar
+from sfxlab.errors import InputError, RunError
 
 if TYPE_CHECKING:
+    from sfxlab.interop.pixel_reduction import PixelReduction
     from sfxlab.store import Run
 
 
 @click.command("export")
-@click.argument("what", metavar="RUN|MERGED", type=click.Path(path_type=Path))
-@click.option("--to", "kind", type=click.Choice(["stream", "hkl", "mtz"]), required=True, help="Format.")
-@click.argument("output", metavar="FILE", type=click.Path(path_type=Path))
-def export_command(what: Path, kind: str, output: Path) -> None:
-    """Write a run as a CrystFEL stream, or merged intensities as .hkl or MTZ.
+@click.argument("what", metavar="RUN|MERGED", type=PATH)
+@click.option("--to", "kind", type=click.Choice(["stream", "hkl", "mtz", "cxi"]), required=True, help="Format.")
+@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell, for .hkl files.")
+@click.option("--bin", "binning", type=click.IntRange(1, 16), help="cxi, lossy: so many by so many pixels to one.")
+@click.option("--photons", type=click.Choice(["uint8", "uint16"]), help="cxi, lossy: pixels as counts of photons.")
+@click.option("--cluster", default="local", show_default=True, help="cxi: local, or tcp://HOST:PORT of a scheduler.")
+@click.option("--workers", type=click.IntRange(0), help="cxi: processes on this machine. [default: cores]")
+@click.argument("output", metavar="FILE", type=PATH)
+@json_option
+def export_command(
+    what: Path,
+    kind: str,
+    cell_path: Path | None,
+    binning: int | None,
+    photons: Literal["uint8", "uint16"] | None,
+    cluster: str,
+    workers: int | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Write a run, its hits or merged data in other formats.
+
+    A run becomes a stream, or (cxi) a data set of its hits: pixels go to a folder beside FILE that ends in .parts, the
+    geometry to a file that ends in .geom. The same command again goes on where it was interrupted. Merged data become
+    .hkl or MTZ.
 
     \b
     Examples:
       sfxlab export run1 --to stream run1.stream
+      sfxlab export run1 --to cxi hits.cxi
       sfxlab export merged.mtz --to hkl merged.hkl
     """
+    from sfxlab.crystal import read_cell
+    from sfxlab.interop.pixel_reduction import PixelReduction
     from sfxlab.merging import read_merged
     from sfxlab.store import Run
 
-    if output.exists():
-        raise OutputExistsError("the file exists", path=output, remedy="remove it or choose another name")
-    is_run = (what / "run.json").exists()
-    if is_run != (kind == "stream"):
-        raise RunError(
+    check_output(output)
+    if not what.exists():
+        raise InputError("there is no such run or merged file", path=what, remedy="check the path")
+    is_run = what.is_dir()
+    if (binning or photons) and kind != "cxi":
+        raise InputError(f"{kind} holds no pixels to reduce", path=output, remedy="leave --bin and --photons out")
+    if is_run != (kind in ("stream", "cxi")):
+        raise InputError(
             f"a {'run' if is_run else 'merged file'} cannot be written as {kind}", path=what,
-            expected="stream for a run, hkl or mtz for merged intensities",
-            remedy="merge the run first: sfxlab merge RUN -y POINTGROUP -o merged.mtz" if is_run else None,
+            expected="stream or cxi for a run, hkl or mtz for merged intensities",
+            remedy=f"merge the run first: sfxlab merge {what} -y POINTGROUP -o {output}" if is_run else None,
         )  # fmt: skip
+    if kind == "cxi":
+        _export_hits(Run(what), output, PixelReduction(binning or 1, photons), (cluster, workers), as_json)
+        return
     if is_run:
         frames = _export_stream(Run(what), output)
-        click.echo(f"{frames} frames in {output}")
+        _say(f"{frames} frames in {output}", {"file": str(output), "frames": frames}, as_json)
         return
-    merged = read_merged(what)
+    merged = read_merged(what, cell=read_cell(cell_path) if cell_path else None)
     (merged.to_hkl if kind == "hkl" else merged.to_mtz)(output)
-    click.echo(f"{len(merged)} reflections in {output}")
+    _say(f"{len(merged)} reflections in {output}", {"file": str(output), "reflections": len(merged)}, as_json)
 
 
 def _export_stream(run: Run, output: Path) -> int:
@@ -56,10 +88,42 @@ def _export_stream(run: Run, output: Path) -> int:
     )  # fmt: skip
 
 
+def _export_hits(
+    run: Run, output: Path, reduction: PixelReduction, where: tuple[str, int | None], as_json: bool
+) -> None:
+    from sfxlab.cluster import connect
+    from sfxlab.store.reduction import export_hits
+
+    try:
+        with progress_bar("writing hits") as progress:
+            if where == ("local", 0):
+                made = export_hits(run, output, reduction, progress=progress)
+            else:
+                with connect(*where) as client:
+                    made = export_hits(run, output, reduction, client, progress)
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted; the same command again goes on where it stopped") from None
+    values = {
+        "file": str(made.path), "geometry": str(made.geometry), "frames": made.frames, "hits": made.hits,
+        "pixels": str(reduction), "bytes_before": made.bytes_before, "bytes_after": made.bytes_after,
+        "factor": made.factor, "unreadable": [{"frame": name, "reason": why} for name, why in made.unreadable],
+    }  # fmt: skip
+    sizes = f"{made.bytes_before / 1e6:.1f} MB to {made.bytes_after / 1e6:.1f} MB, {made.factor:.1f} times smaller"
+    _say(f"{made.hits} hits of {made.frames} frames in {output} with {made.geometry.name}; {sizes}", values, as_json)
+    if made.unreadable:
+        reason = made.unreadable[0][1]
+        click.echo(f"Warning: {len(made.unreadable)} hits cannot be read any more, the first: {reason}", err=True)
+
+
+def _say(sentence: str, values: dict[str, object], as_json: bool) -> None:
+    print_json(values) if as_json else click.echo(sentence)
+
+
 @click.command("import")
-@click.argument("stream", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
-def import_command(stream: Path, output: Path) -> None:
+@click.argument("stream", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the run.")
+@json_option
+def import_command(stream: Path, output: Path, as_json: bool) -> None:
     """Make a run of a CrystFEL stream.
 
     \b
@@ -68,44 +132,57 @@ def import_command(stream: Path, output: Path) -> None:
     """
     from sfxlab.store import import_stream
 
+    check_output(output)
     run = import_stream(stream, output, sys.argv)
     counts = run.counts
-    click.echo(f"{counts.frames} frames, {counts.lattices} crystals in {run.path}")
+    _say(
+        f"{counts.frames} frames, {counts.lattices} crystals in {run.path}",
+        {"run": str(run.path), "frames": counts.frames, "crystals": counts.lattices},
+        as_json,
+    )
 
 
 @click.command("report")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--merged", "merged_path", type=click.Path(path_type=Path), help="Show these merged intensities too.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="HTML file.")
+@click.argument("run_path", metavar="RUN", type=PATH)
+@click.option("--merged", "merged_path", type=PATH, help="Show these merged intensities too.")
+@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell, for .hkl files.")
+@click.option("-o", "--output", type=PATH, required=True, help="HTML file.")
 @click.option("--overwrite", is_flag=True, help="Replace the file where it exists.")
-def report_command(run_path: Path, merged_path: Path | None, output: Path, overwrite: bool) -> None:
+@json_option
+def report_command(
+    run_path: Path, merged_path: Path | None, cell_path: Path | None, output: Path, overwrite: bool, as_json: bool
+) -> None:
     """Write the report of a run: one HTML file, small enough to mail.
 
     \b
     Example:
       sfxlab report run1 --merged merged.mtz -o report.html
     """
+    from sfxlab.crystal import read_cell
     from sfxlab.merging import read_merged
     from sfxlab.report import write_report
     from sfxlab.store import Run
 
-    merged = read_merged(merged_path) if merged_path else None
-    write_report(Run(run_path), output, merged, overwrite=overwrite)
-    click.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+    check_output(output, overwrite=overwrite)
+    run = Run(run_path)
+    cell = read_cell(cell_path) if cell_path else run.recipe.cell
+    write_report(run, output, read_merged(merged_path, cell=cell) if merged_path else None, overwrite=overwrite)
+    size = output.stat().st_size
+    _say(f"{output} ({size / 1e6:.1f} MB)", {"file": str(output), "bytes": size}, as_json)
 
 
-@click.command("lab", context_settings={"ignore_unknown_options": True})
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.command("lab", context_settings={"ignore_unknown_options": True}, options_metavar="")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTERLAB OPTIONS]")
 def lab_command(options: tuple[str, ...]) -> None:
-    """Open JupyterLab in this folder; OPTIONS go to JupyterLab.
+    """Open JupyterLab in this folder.
 
     \b
     Example:
       sfxlab lab --no-browser
     """
     import importlib.util
-    import subprocess
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise RunError("JupyterLab is not installed", remedy="pip install 'sfxlab[lab]'")
-    sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", *options]))
+    # In the place of this process, so that Ctrl-C and the exit code are JupyterLab's own.
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options])

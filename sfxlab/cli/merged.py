@@ -4,40 +4,58 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sfxlab.cli.output import json_option, print_facts, print_json, print_table
-from sfxlab.errors import MergeError, OutputExistsError
+from sfxlab.cli.output import PATH, check_output, fixed, json_option, print_facts, print_json, print_table
+from sfxlab.errors import InputError, MergeError
 
 if TYPE_CHECKING:
     from sfxlab.crystal import UnitCell
-    from sfxlab.merging import Merged
+    from sfxlab.merging import Comparison, Merged, ShellStatistics
     from sfxlab.store import Run
 
-_resolution_options = [
-    click.option("--highres", type=click.FloatRange(0, min_open=True), help="Limit of resolution, Å."),
-    click.option("--lowres", type=click.FloatRange(0, min_open=True), help="Limit at low resolution, Å."),
-]
+_MOST_REJECTED = 5
+
+_Column = tuple[str, str, float, int]
+"""Heading, name in a shell, factor, digits."""
+_RANGE: tuple[_Column, ...] = (("d max", "d_max", 1, 2), ("d min", "d_min", 1, 2))
+_MERIT: tuple[_Column, ...] = (
+    *_RANGE, ("unique", "n_unique", 1, 0), ("compl. %", "completeness", 100, 1), ("mult.", "multiplicity", 1, 1),
+    ("I/σ", "snr", 1, 1), ("CC1/2", "cc_half", 1, 4), ("CC*", "cc_star", 1, 4), ("Rsplit %", "rsplit", 100, 1),
+)  # fmt: skip
+_AGREEMENT: tuple[_Column, ...] = (
+    *_RANGE, ("common", "n_common", 1, 0), ("CC", "cc", 1, 4), ("R1(I) %", "r1i", 100, 1), ("R1(F) %", "r1f", 100, 1),
+)  # fmt: skip
 
 
 def _limits(command: Any) -> Any:
-    for option in reversed(_resolution_options):
-        command = option(command)
-    return command
+    above_zero = click.FloatRange(0, min_open=True)
+    command = click.option("--lowres", type=above_zero, metavar="D_MAX", help="Limit at low resolution, Å.")(command)
+    return click.option("--highres", type=above_zero, metavar="D_MIN", help="Limit at high resolution, Å.")(command)
 
 
 @click.command("merge")
-@click.argument("inputs", metavar="RUN|STREAM...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="RUN|STREAM...", nargs=-1, required=True, type=PATH)
 @click.option("-y", "--symmetry", required=True, help="Point group: 4/mmm merges Friedel mates, 422 keeps them apart.")
-@click.option("--model", type=click.Choice(["none", "scaled"]), default="scaled", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("merged.mtz"), show_default=True)
-@click.option("-p", "--cell", "cell_path", type=click.Path(path_type=Path), help="Cell. [default: median of crystals]")
+@click.option(
+    "--model", type=click.Choice(["none", "scaled"]), default="scaled", show_default=True,
+    help="Plain means, or a scale and a B factor for each crystal.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=PATH, default=Path("merged.mtz"), show_default=True,
+    help="MTZ or .hkl file.",
+)  # fmt: skip
+@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell. [default: median of crystals]")
 @_limits
-@click.option("--min-observations", default=2, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--min-observations", default=2, show_default=True, type=click.IntRange(1), help="Of a reflection, to keep it."
+)
 @click.option("--polarisation", default="horiz", show_default=True, help="horiz, vert, none or <angle>deg<percent>.")
 @click.option("--space-group", help="Written into the MTZ file. [default: the lowest of the point group]")
 @json_option
@@ -54,7 +72,9 @@ def merge_command(
     space_group: str | None,
     as_json: bool,
 ) -> None:
-    """Merge the reflections of runs or CrystFEL streams into one set of structure factors.
+    """Merge runs or CrystFEL streams.
+
+    All reflections of the runs and streams become one set of structure factors.
 
     The file is MTZ or, with the suffix .hkl, a CrystFEL reflection list.
 
@@ -74,17 +94,18 @@ def merge_command(
             cell=read_cell(cell_path) if cell_path else None, d_min=highres, d_max=lowres,
             min_observations=min_observations, polarisation=polarisation, space_group=space_group,
         )  # fmt: skip
-    (merged.to_hkl if output.suffix == ".hkl" else merged.to_mtz)(output)
+    # Of a stream, the run that was made of it is gone.
+    merged = replace(merged, history={**merged.history, "runs": [str(path.absolute()) for path in inputs]})
+    (merged.to_mtz if output.suffix == ".mtz" else merged.to_hkl)(output)
     _show(merged, output, highres, lowres, as_json)
 
 
 def _check_output(output: Path) -> None:
-    if output.suffix not in (".mtz", ".hkl"):
+    if not output.name.endswith((".mtz", ".hkl", ".hkl.gz")):
         raise MergeError(
-            "unknown kind of output", path=output, found=output.suffix or "no suffix", expected=".mtz or .hkl"
+            "unknown kind of output", path=output, found=output.suffix or "no suffix", expected=".mtz, .hkl or .hkl.gz"
         )
-    if output.exists():
-        raise OutputExistsError("the output is already there", path=output, remedy="remove it or give another -o")
+    check_output(output)
 
 
 def _open(path: Path, stack: ExitStack) -> Run:
@@ -93,6 +114,8 @@ def _open(path: Path, stack: ExitStack) -> Run:
 
     if path.is_dir():
         return Run(path)
+    if not path.exists():
+        raise InputError("there is no such run or stream", path=path, remedy="check the path")
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sfxlab-merge-"))
     return import_stream(path, Path(folder) / "run", sys.argv)
 
@@ -106,31 +129,28 @@ def _show(merged: Merged, path: Path, highres: float | None, lowres: float | Non
     facts: dict[str, object] = {"file": str(path), "point group": merged.point_group.name, "cell": str(merged.cell)}
     if crystals:
         facts["crystals"] = f"{crystals['used']} of {crystals['given']}"
-    for rejected in crystals.get("rejected", ())[:5]:
-        facts[f"left out: {rejected['crystal']}"] = rejected["reason"]
-    if len(crystals.get("rejected", ())) > 5:
-        facts["left out: others"] = f"{len(crystals['rejected']) - 5} (all with --json)"
     print_facts(facts)
-    print_shells(statistics)
+    rejected = [(item["crystal"], item["reason"]) for item in crystals.get("rejected", ())]
+    if rejected:
+        columns = ("crystal", "why left out")
+        more = [(f"… {len(rejected) - _MOST_REJECTED} more", "(all with --json)")]
+        print_table(columns, rejected[:_MOST_REJECTED] + more * (len(rejected) > _MOST_REJECTED), text=columns)
+    print_shells(statistics, _MERIT, "figures of merit")
 
 
-def print_shells(statistics: Any) -> None:
-    """The table of figures of merit."""
-    columns = ("d max", "d min", "unique", "compl. %", "mult.", "I/σ", "CC1/2", "CC*", "Rsplit %")
+def print_shells(table: ShellStatistics | Comparison, columns: Sequence[_Column], title: str) -> None:
+    """Figures of merit, one line a shell."""
     rows = [
-        (
-            shell.d_max, shell.d_min, shell.n_unique, f"{100 * shell.completeness:.1f}", f"{shell.multiplicity:.1f}",
-            f"{shell.snr:.1f}", f"{shell.cc_half:.4f}", f"{shell.cc_star:.4f}", f"{100 * shell.rsplit:.1f}",
-        )
-        for shell in (*statistics.shells, statistics.overall)
-    ]  # fmt: skip
-    print_table(columns, rows, "figures of merit by shell, all in the last line")
+        [fixed(factor * getattr(shell, name), digits) for _, name, factor, digits in columns]
+        for shell in (*table.shells, table.overall)
+    ]
+    print_table([heading for heading, *_ in columns], rows, f"{title} by shell, all in the last line")
 
 
 @click.command("stats")
-@click.argument("merged_path", metavar="MERGED", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="Compare with these, .mtz or .hkl.")
-@click.option("-p", "--cell", "cell_path", type=click.Path(path_type=Path), help="Cell, for .hkl files.")
+@click.argument("merged_path", metavar="MERGED", type=PATH)
+@click.option("--reference", type=PATH, help="Compare with these, .mtz or .hkl.")
+@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell, for .hkl files.")
 @click.option("--shells", default=10, show_default=True, type=click.IntRange(1), help="Number of shells.")
 @_limits
 @json_option
@@ -162,14 +182,6 @@ def stats_command(
     if as_json:
         print_json({"shells": statistics.to_rows(), "comparison": comparison.to_rows() if comparison else None})
         return
-    print_shells(statistics)
+    print_shells(statistics, _MERIT, "figures of merit")
     if comparison is not None:
-        columns = ("d max", "d min", "common", "CC", "R1(I) %", "R1(F) %")
-        print_table(
-            columns,
-            [
-                (s.d_max, s.d_min, s.n_common, f"{s.cc:.4f}", f"{100 * s.r1i:.1f}", f"{100 * s.r1f:.1f}")
-                for s in (*comparison.shells, comparison.overall)
-            ],
-            f"agreement with {reference}, all in the last line",
-        )
+        print_shells(comparison, _AGREEMENT, f"agreement with {reference}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sfxlab.cli.output import json_option, print_facts, print_json, print_table
-from sfxlab.errors import CellError, OutputExistsError
+from sfxlab.cli.output import PATH, check_output, fixed, json_option, print_facts, print_json, print_table
+from sfxlab.errors import CellError
 
 if TYPE_CHECKING:
     from sfxlab.crystal.distribution import CellDistribution
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 @click.command("process")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-g", "--geometry", type=click.Path(path_type=Path), help="CrystFEL geometry file.")
-@click.option("-p", "--cell", "cell_path", type=click.Path(path_type=Path), help="Unit cell: .cell, PDB or MTZ.")
-@click.option("--recipe", "recipe_path", type=click.Path(path_type=Path), help="Parameters, TOML.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("-g", "--geometry", type=PATH, help="CrystFEL geometry file.")
+@click.option("-p", "--cell", "cell_path", type=PATH, help="Unit cell: .cell, PDB or MTZ.")
+@click.option("--recipe", "recipe_path", type=PATH, help="Parameters, TOML.")
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the run.")
 @click.option("--cluster", default="local", show_default=True, help="local, or tcp://HOST:PORT of a Dask scheduler.")
 @click.option("--workers", type=click.IntRange(0), help="Processes on this machine; 0: this one only. [default: cores]")
 @click.option("--resume", is_flag=True, help="Do what is missing of a run that is there already.")
@@ -69,10 +70,12 @@ def process_command(
             with connect(cluster, workers) as client:
                 run = process(frames, recipe, client, output, **options)
     except KeyboardInterrupt:
+        if not output.exists():
+            raise
         raise click.ClickException(
-            f"interrupted; nothing is lost: give the same command with --resume ({output})"
+            f"interrupted; what is done is in {output}: go on with the same command and --resume"
         ) from None
-    _print_summary(run, as_json)
+    print_json(run_values(run)) if as_json else print_run(run)
 
 
 def _recipe(recipe_path: Path | None, cell_path: Path | None) -> Recipe:
@@ -83,23 +86,26 @@ def _recipe(recipe_path: Path | None, cell_path: Path | None) -> Recipe:
     return recipe.with_cell(read_cell(cell_path)) if cell_path else recipe
 
 
-def _print_summary(run: Run, as_json: bool) -> None:
-    counts = run.counts
-    if as_json:
-        print_json({
-            "run": str(run.path), "frames": counts.frames, "hits": counts.hits, "indexed": counts.indexed,
-            "lattices": counts.lattices, "failed": counts.failed,
-        })  # fmt: skip
-        return
+def run_values(run: Run) -> dict[str, Any]:
+    """What became of the frames of a run, for a program."""
+    record = run.record
+    return {
+        "run": str(run.path), "status": record.status, "n_frames": record.n_frames, **asdict(run.counts),
+        "reasons": run.reasons(),
+    }  # fmt: skip
+
+
+def print_run(run: Run) -> None:
+    """The same for people."""
     print_facts({"run": str(run.path)} | run.summary())
     reasons = run.reasons()
     if reasons:
-        print_table(("frames", "why not"), [(n, reason) for reason, n in reasons.items()])
+        print_table(("frames", "why not"), [(n, reason) for reason, n in reasons.items()], text=("why not",))
 
 
 @click.command("cells")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the mean cell as a .cell file.")
+@click.argument("run_path", metavar="RUN", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write the mean cell as a .cell file.")
 @json_option
 def cells_command(run_path: Path, output: Path | None, as_json: bool) -> None:
     """Statistics of the unit cells of a run.
@@ -112,8 +118,8 @@ def cells_command(run_path: Path, output: Path | None, as_json: bool) -> None:
     from sfxlab.crystal.distribution import PARAMETERS
     from sfxlab.store import Run
 
-    if output is not None and output.exists():
-        raise OutputExistsError("the cell file exists", path=output, remedy="remove it or choose another name")
+    if output is not None:
+        check_output(output)
     groups = _cell_groups(Run(run_path))
     if output is not None:
         write_cell(groups[0].cell, output)
@@ -130,9 +136,10 @@ def cells_command(run_path: Path, output: Path | None, as_json: bool) -> None:
     for group in groups:
         kind = f"{group.cell.lattice_type} {group.cell.centring}"
         title = f"{kind}: {group.n_crystals} crystals, {group.n_typical} of them typical"
-        rows = zip(
-            PARAMETERS, group.cell.parameters, map(float, group.median), map(float, group.deviation), strict=True
-        )
+        rows = [
+            (name, *(fixed(value, 3) for value in values))
+            for name, *values in zip(PARAMETERS, group.cell.parameters, group.median, group.deviation, strict=True)
+        ]
         print_table(("", "mean", "median", "deviation"), rows, title)
 
 

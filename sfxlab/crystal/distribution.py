@@ -12,6 +12,8 @@ from sfxlab.errors import CellError
 
 PARAMETERS = ("a", "b", "c", "alpha", "beta", "gamma")
 _CLIP = 4.0
+_FEW = 5
+"""With fewer crystals than this, the spread says too little to leave one out."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class CellDistribution:
     """The mean of the typical crystals, with the symmetry of the lattice."""
     n_crystals: int
     n_typical: int
-    """Crystals within four robust standard deviations of the median in every parameter."""
+    """Crystals within four robust standard deviations of the median in every parameter; of fewer than five, all."""
     median: NDArray[np.float64]
     """(6,)."""
     deviation: NDArray[np.float64]
@@ -40,7 +42,7 @@ def cell_distribution(parameters: NDArray[np.float64], lattice: UnitCell) -> Cel
     deviation = 1.4826 * np.median(np.abs(parameters - median), axis=0)
     # Angles that symmetry fixes, and equal axes, have no spread of their own.
     typical = np.all(np.abs(parameters - median) <= _CLIP * np.maximum(deviation, 1e-6 * median), axis=1)
-    if not typical.any():
+    if len(parameters) < _FEW or not typical.any():
         typical[:] = True
     mean = symmetrise(parameters[typical].mean(axis=0), lattice)
     return CellDistribution(

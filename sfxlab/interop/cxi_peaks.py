@@ -9,17 +9,25 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from sfxlab.errors import OutputExistsError, RunError
 from sfxlab.geometry import Detector
 from sfxlab.pipeline import FrameResult
 
 
-def write_peaks(path: str | Path, results: Sequence[FrameResult], detector: Detector) -> None:
+def write_peaks(
+    path: str | Path, results: Sequence[FrameResult], detector: Detector, *, overwrite: bool = False
+) -> None:
     """Write one row a frame to `/entry_1/result_1`; the file appears whole or not at all.
 
     `nPeaks` (frames,), `peakXPosRaw`, `peakYPosRaw` and `peakTotalIntensity` (frames, most peaks): pixel numbers in the
-    file's own array, the centre of the first pixel being 0, and ADU. `frame_path` and `frame_event` name the frames.
+    file's own array (for modules in a stack, in the module's), the centre of the first pixel being 0, and ADU.
+    `frame_path` and `frame_event` name the frames.
+
+    Raises `OutputExistsError` where the file exists and `overwrite` is false, `RunError` where it cannot be written.
     """
     target = Path(path)
+    if target.exists() and not overwrite:
+        raise OutputExistsError("the peak file exists", path=target, remedy="remove it or choose another name")
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     counts = np.array([len(result.peaks) for result in results], dtype=np.int32)
     shape = (len(results), max(int(counts.max(initial=0)), 1))
@@ -41,5 +49,7 @@ def write_peaks(path: str | Path, results: Sequence[FrameResult], detector: Dete
             group["frame_path"] = [result.id.path for result in results]
             group["frame_event"] = [result.id.event for result in results]
         os.replace(aside, target)
+    except OSError as error:
+        raise RunError("the peak file cannot be written", path=target, found=error) from error
     finally:
         aside.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from sfxlab.frames import FrameSequence
 from sfxlab.geometry import Geometry, format_geometry
 from sfxlab.interop.cxi_frames import geometry_of_parts, join_parts, part_attribute, unreadable_frames, write_part
 from sfxlab.interop.pixel_reduction import PixelReduction, reduced_panels
-from sfxlab.store.parts import committed_chunks, remove_leftovers, results_in_chunk, written_whole
+from sfxlab.store.parts import committed_chunks, part_path, remove_leftovers, results_in_chunk, written_whole
 from sfxlab.store.run import Run
 
 if TYPE_CHECKING:
@@ -69,26 +69,26 @@ def export_hits(
     """
     path, reduction = Path(path).absolute(), reduction or PixelReduction()
     geometry_path, folder = path.with_suffix(".geom"), path.with_suffix(".parts")
-    for output in (path, geometry_path):
-        if os.path.lexists(output):
-            raise OutputExistsError("the output is already there", path=output, remedy="remove it, or export elsewhere")
+    _check(run, path, geometry_path, folder)
     frames = _frames_of(run)
     reduced = reduced_panels(frames.geometry, reduction, _median_energy(run))
     chunks = committed_chunks(run.path)
     origin = _origin(run, reduction)
     parts = {chunk: folder / f"part-{chunk:06d}.cxi" for chunk in chunks}
-    missing = _missing(folder, parts, origin)
-    tasks = (_Part(run.path, chunk, _slice(run, frames, chunk), reduced, reduction, origin, parts[chunk])
-             for chunk in missing)  # fmt: skip
+    missing = _missing(run, folder, parts, origin)
+    tasks = (
+        _Part(run.path, chunk, _slice(run, frames, chunk), reduced, reduction, origin, parts[chunk])
+        for chunk in missing
+    )  # fmt: skip
     report = progress or (lambda done, total: None)
     report(len(chunks) - len(missing), len(chunks))
     with closing(_here(tasks) if client is None else _on_workers(client, tasks)) as done:
         for number, _ in enumerate(done, start=len(chunks) - len(missing) + 1):
             report(number, len(chunks))
     remove_leftovers(folder)
+    join_parts(path, list(parts.values()))
     with written_whole(geometry_path) as file:
         file.write(_geometry_text(run, reduced, reduction).encode("utf-8", "backslashreplace"))
-    join_parts(path, list(parts.values()))
     return _summary(run, path, geometry_path, list(parts.values()))
 
 
@@ -110,6 +110,17 @@ class _Part:
         return self.chunk
 
 
+def _check(run: Run, path: Path, geometry_path: Path, folder: Path) -> None:
+    """Refuse what can be seen beforehand not to work."""
+    if path in (geometry_path, folder):
+        raise RunError("this ending is that of another file", path=path, expected="a name such as hits.cxi")
+    for output in (path, geometry_path):
+        if os.path.lexists(output):
+            raise OutputExistsError("the output is already there", path=output, remedy="remove it, or export elsewhere")
+    if not run.counts.hits:
+        raise RunError("the run has no hits to write", path=run.path, found=f"{run.counts.frames} frames")
+
+
 def _frames_of(run: Run) -> FrameSequence:
     frames = run.open_frames()
     if not isinstance(frames, FrameSequence):
@@ -125,13 +136,15 @@ def _slice(run: Run, frames: FrameSequence, chunk: int) -> FrameSequence:
 def _origin(run: Run, reduction: PixelReduction) -> str:
     """A name for all that the content of parts depends on."""
     record = run.record
-    settings = (record.frames_sha256, record.geometry_sha256, record.chunk_size, record.started.isoformat(),
-                record.recipe.to_toml(), str(reduction))  # fmt: skip
+    settings = (
+        record.frames_sha256, record.geometry_sha256, record.chunk_size, record.started.isoformat(),
+        record.recipe.to_toml(), str(reduction),
+    )  # fmt: skip
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
-def _missing(folder: Path, parts: dict[int, Path], origin: str) -> list[int]:
-    """Chunks whose part is not there yet, or lacks frames that could not be read then."""
+def _missing(run: Run, folder: Path, parts: dict[int, Path], origin: str) -> list[int]:
+    """Chunks whose part is not there yet, is older than its results, or lacks frames that could not be read then."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -145,7 +158,11 @@ def _missing(folder: Path, parts: dict[int, Path], origin: str) -> list[int]:
             "there is something else in the folder of parts", path=folder, found=other or strange,
             expected="nothing, or parts of the same export", remedy="remove the folder, or export elsewhere",
         )  # fmt: skip
-    return [chunk for chunk in parts if chunk not in present or unreadable_frames(parts[chunk])]
+    current = {
+        chunk for chunk in present
+        if parts[chunk].stat().st_mtime >= part_path(run.path, "frames", chunk).stat().st_mtime
+    }  # fmt: skip
+    return [chunk for chunk in parts if chunk not in current or unreadable_frames(parts[chunk])]
 
 
 def _here(tasks: Iterator[_Part]) -> Generator[int]:

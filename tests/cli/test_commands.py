@@ -1,0 +1,224 @@
+"""What each command does where nothing goes wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gemmi
+import h5py
+import pytest
+from click.testing import Result
+
+from sfxlab.crystal import read_cell
+from sfxlab.interop.hkl import read_hkl
+from sfxlab.interop.stream_reader import read_stream
+from sfxlab.merging import read_merged
+from sfxlab.store import Run
+
+Sfxlab = Callable[..., Result]
+COMMANDS = ("simulate", "show", "peaks", "process", "cells", "merge", "stats", "export", "import", "report", "lab")
+
+
+@pytest.fixture
+def told(sfxlab: Sfxlab) -> Callable[..., Any]:
+    """`told("stats", path)`: what the command says with `--json`, which is all of its standard output."""
+
+    def call(*arguments: object) -> Any:
+        result = sfxlab(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return call
+
+
+def frames_of(example: Path) -> tuple[object, ...]:
+    return example / "frames.cxi", "-g", example / "frames.geom"
+
+
+def test_the_help_lists_all_commands_with_whole_sentences(sfxlab: Sfxlab) -> None:
+    text = sfxlab("--help").stdout
+    listed = text[text.index("Commands:") :].splitlines()[1:]
+    assert tuple(line.split()[0] for line in listed) == COMMANDS
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(sfxlab: Sfxlab, command: str) -> None:
+    result = sfxlab(command, "--help")
+    assert result.exit_code == 0
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert lines.count("Example:") + lines.count("Examples:") == 1
+    assert any(line.startswith(f"sfxlab {command} ") for line in lines)
+    assert "\b" not in result.stdout
+
+
+def test_simulate_says_what_it_made(sfxlab: Sfxlab, told: Callable[..., Any], tmp_path: Path) -> None:
+    values = told("simulate", tmp_path / "made", "--frames", 2)
+    assert values["point_group"] == "4/mmm"
+    assert sum(values["kinds"].values()) == 2
+    assert all(Path(values[name]).exists() for name in ("frames", "geometry", "cell", "truth"))
+    assert "point group  4/mmm\n" in sfxlab("simulate", tmp_path / "again", "--frames", 2).stdout
+
+
+def test_show_says_what_is_in_a_file(sfxlab: Sfxlab, told: Callable[..., Any], example: Path) -> None:
+    values = told("show", *frames_of(example))
+    assert (values["files"], values["frames"], values["shape"]) == (1, 16, [1024, 1024])
+    low, high = values["photon_energy"]
+    text = sfxlab("show", *frames_of(example)).stdout
+    assert f"photon energy  {low:.1f} to {high:.1f} eV\n" in text
+    assert f"first frame    {example / 'frames.cxi'} //0\n" in text
+
+
+def test_show_says_what_is_in_a_run_and_draws_its_first_hit(
+    told: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
+    run, picture = Run(example / "run"), tmp_path / "frame.png"
+    values = told("show", example / "run", "--png", picture)
+    assert (values["status"], values["n_frames"], values["indexed"]) == ("finished", 16, run.counts.indexed)
+    status = run.frames["status"].to_pylist()
+    assert values["frame"]["number"] == min(status.index("indexed"), 16 if "hit" not in status else status.index("hit"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["7", "//7", "{frames} //7"])
+def test_show_finds_a_frame_by_its_number_or_name(told: Callable[..., Any], example: Path, name: str) -> None:
+    frame = told("show", example / "run", "--frame", name.format(frames=example / "frames.cxi"))["frame"]
+    row = Run(example / "run").frames.to_pylist()[7]
+    assert (frame["number"], frame["event"], frame["peaks"]) == (7, "//7", row["n_peaks"])
+    assert len(frame["crystals"]) == row["n_crystals"]
+
+
+def test_a_frame_of_a_file_is_searched_as_it_is_in_a_run(told: Callable[..., Any], example: Path) -> None:
+    frame = told("show", *frames_of(example), "--frame", "7")["frame"]
+    assert frame["peaks"] == Run(example / "run").frames["n_peaks"][7].as_py()
+
+
+def test_peaks_finds_the_hits_of_a_run_and_saves_their_peaks(
+    sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
+    saved, run = tmp_path / "peaks.cxi", Run(example / "run")
+    values = told("peaks", *frames_of(example), "--save", saved)
+    counts = [result["peaks"] for result in values["results"]]
+    assert values["hits"] == run.counts.hits
+    assert counts == run.frames["n_peaks"].to_pylist()
+    with h5py.File(saved) as file:
+        assert file["/entry_1/result_1/nPeaks"][:].tolist() == counts
+    text = sfxlab("peaks", *frames_of(example)).stdout
+    assert f"hits    {values['hits']} ({values['hits'] / 16:.1%})\n" in text
+
+
+def test_peaks_says_why_frames_fail(sfxlab: Sfxlab, make_cxi: Callable[..., Path], two_panels: str) -> None:
+    path = make_cxi(chunks=(1, 8, 6), compression="gzip")
+    with h5py.File(path, "r+") as file:
+        file["/entry_1/data_1/data"].id.write_direct_chunk((2, 0, 0), b"this is no gzip")
+    geometry = path.with_suffix(".geom")
+    geometry.write_text(two_panels)
+    result = sfxlab("peaks", path, "-g", geometry)
+    assert result.exit_code == 0
+    assert "//2  failed" in result.stdout
+    assert "frame //2: the frame cannot be read" in result.stdout
+
+
+def test_process_takes_recipe_list_and_cell(told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
+    listing, recipe = tmp_path / "some.lst", tmp_path / "strict.toml"
+    listing.write_text("".join(f"{example / 'frames.cxi'} //{number}\n" for number in (3, 7, 8)))
+    recipe.write_text("[hits]\nmin_peaks = 2000\n")
+    run = tmp_path / "run"
+    values = told(
+        "process", listing, *frames_of(example)[1:], "-p", example / "frames.cell", "--recipe", recipe,
+        "-o", run, "--workers", 0,
+    )  # fmt: skip
+    assert (values["frames"], values["hits"], values["status"]) == (3, 0, "finished")
+    assert Run(run).recipe.cell == read_cell(example / "frames.cell")
+    assert Run(run).frames["event"].to_pylist() == ["//3", "//7", "//8"]
+
+
+def test_process_says_why_hits_are_not_indexed(sfxlab: Sfxlab, example: Path, tmp_path: Path) -> None:
+    text = sfxlab("process", *frames_of(example), "-o", tmp_path / "run", "--workers", 0).stdout
+    hits = Run(example / "run").counts.hits
+    assert "indexed   0 (0.0% of hits)\n" in text
+    assert f"{hits:6}  no unit cell given\n" in text
+
+
+def test_cells_writes_the_mean_cell(sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
+    (group,) = told("cells", example / "run", "-o", tmp_path / "mean.cell")
+    assert (group["lattice_type"], group["crystals"]) == ("tetragonal", Run(example / "run").counts.lattices)
+    mean, true = read_cell(tmp_path / "mean.cell"), read_cell(example / "frames.cell")
+    assert mean.parameters == pytest.approx(group["mean"], abs=1e-4)
+    assert mean.parameters == pytest.approx(true.parameters, rel=2e-3)
+    assert "alpha  90.000  90.000      0.000\n" in sfxlab("cells", example / "run").stdout
+
+
+def test_merge_writes_mtz_or_reflection_lists(told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
+    for name in ("a.mtz", "a.hkl"):
+        values = told("merge", example / "run", "-y", "4/mmm", "-o", tmp_path / name)
+        assert values["history"]["runs"] == [str(example / "run")]
+    mtz, hkl = gemmi.read_mtz_file(str(tmp_path / "a.mtz")), read_hkl(tmp_path / "a.hkl")
+    assert mtz.nreflections == len(hkl) == values["shells"][-1]["n_unique"] > 100
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mtz", "a.hkl", "a.hkl1", "a.hkl2"}
+
+
+def test_a_stream_merges_like_the_run_that_it_was_written_from(
+    told: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
+    options = ("-y", "4/mmm", "--model", "none", "-o")
+    of_run = told("merge", example / "run", *options, tmp_path / "run.mtz")
+    of_stream = told("merge", example / "run.stream", *options, tmp_path / "stream.mtz")
+    assert of_stream["history"]["runs"] == [str(example / "run.stream")]
+    assert of_stream["shells"][-1]["n_unique"] == of_run["shells"][-1]["n_unique"]
+    assert of_stream["shells"][-1]["cc_half"] == pytest.approx(of_run["shells"][-1]["cc_half"], abs=0.05)
+
+
+def test_stats_compare_with_the_truth(sfxlab: Sfxlab, told: Callable[..., Any], example: Path) -> None:
+    arguments = ("stats", example / "merged.mtz", "--reference", example / "truth" / "true.hkl.gz", "--shells", 3)
+    values = told(*arguments, "--highres", 3)
+    assert [row["shell"] for row in values["shells"]] == ["1", "2", "3", "overall"]
+    assert values["comparison"][-1]["cc"] > 0.8
+    text = sfxlab(*arguments).stdout
+    assert "true.hkl.gz by shell" in text
+    assert "nan" not in text
+    assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+def test_export_goes_round(sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
+    merged, hkl, mtz = read_merged(example / "merged.mtz"), tmp_path / "m.hkl", tmp_path / "m.mtz"
+    assert told("export", example / "merged.mtz", "--to", "hkl", hkl) == {"file": str(hkl), "reflections": len(merged)}
+    told("export", hkl, "-p", example / "frames.cell", "--to", "mtz", mtz)
+    assert (read_merged(mtz).hkl == merged.hkl).all()
+    result = sfxlab("export", example / "run", "--to", "stream", tmp_path / "again.stream")
+    assert result.stdout == f"16 frames in {tmp_path / 'again.stream'}\n"
+    events = [found.id.event for found in read_stream(tmp_path / "again.stream").results()]
+    assert events == [f"//{number}" for number in range(16)]
+
+
+def test_import_makes_a_run_that_can_be_shown(told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
+    counts = Run(example / "run").counts
+    values = told("import", example / "run.stream", "-o", tmp_path / "imported")
+    assert (values["frames"], values["crystals"]) == (16, counts.lattices)
+    shown = told("show", tmp_path / "imported", "--png", tmp_path / "frame.png")
+    assert shown["hits"] == counts.hits
+    assert (tmp_path / "frame.png").exists()
+
+
+def test_report_is_one_file_that_is_replaced_only_when_asked(
+    sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("mine")
+    arguments = ("report", example / "run", "--merged", example / "merged.mtz", "-o", page)
+    assert sfxlab(*arguments).exit_code == 1
+    assert page.read_text() == "mine"
+    assert told(*arguments, "--overwrite") == {"file": str(page), "bytes": page.stat().st_size}
+    assert page.read_text().startswith("<!")
+
+
+def test_lab_becomes_jupyterlab(sfxlab: Sfxlab, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jupyterlab")
+    started: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("os.execv", lambda program, arguments: started.append((program, arguments)))
+    sfxlab("lab", "--no-browser", "--port=9000")
+    assert started == [(sys.executable, [sys.executable, "-m", "jupyterlab", "--no-browser", "--port=9000"])]

@@ -1,0 +1,93 @@
+"""Commands as processes of their own: pipes, Ctrl-C, resuming."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import Result
+
+from sfxlab.store import SCHEMAS, Run
+
+SFXLAB = str(Path(sys.executable).with_name("sfxlab"))
+
+
+def rows_of(run: Run, times: int = 1) -> list[str]:
+    """All that two runs of the same frames have in common, repeated; representations, because NaN differs from NaN."""
+    tables = [run.table(name).to_pylist() * times for name in SCHEMAS if name != "timings"]
+    return [repr(row | {"frame": row["frame"] % 16}) for table in tables for row in table]
+
+
+def wait_for(condition: Callable[[], bool], victim: subprocess.Popen[bytes]) -> None:
+    while not condition():
+        assert victim.poll() is None, "the command ended before it could be interrupted"
+        time.sleep(0.02)
+
+
+def interrupted(victim: subprocess.Popen[bytes]) -> tuple[str, str]:
+    """Output and errors of a command after Ctrl-C, which a terminal sends to all its processes."""
+    os.killpg(victim.pid, signal.SIGINT)
+    output, errors = victim.communicate(timeout=60)
+    assert victim.returncode == 1
+    return output.decode(), errors.decode()
+
+
+@pytest.fixture
+def process(example: Path, tmp_path: Path) -> tuple[object, ...]:
+    """Processes the 16 frames of the example four times over, with two workers, into `tmp_path / "run"`."""
+    listing = tmp_path / "many.lst"
+    listing.write_text(f"{example / 'frames.cxi'}\n" * 4)
+    return (
+        *("process", listing, "-g", example / "frames.geom", "-p", example / "frames.cell", "-o", tmp_path / "run"),
+        *("--chunk-size", "2", "--workers", "2"),
+    )
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_as_if_undisturbed(
+    process: tuple[object, ...], sfxlab: Callable[..., Result], example: Path, tmp_path: Path
+) -> None:
+    run, pipe = tmp_path / "run", subprocess.PIPE
+    victim = subprocess.Popen((SFXLAB, *map(str, process)), stdout=pipe, stderr=pipe, start_new_session=True)
+    wait_for(lambda: any(run.glob("frames/part-*.parquet")), victim)
+    output, errors = interrupted(victim)
+    assert output == ""
+    assert errors == f"Error: interrupted; what is done is in {run}: go on with the same command and --resume\n"
+    assert Run(run).record.status == "interrupted"
+    assert 2 <= len(Run(run).frames) < 64
+
+    assert sfxlab(*process[:-1], "0", "--resume").exit_code == 0
+    assert Run(run).is_finished
+    assert rows_of(Run(run)) == rows_of(Run(example / "run"), times=4)
+
+
+def test_ctrl_c_while_workers_start_shows_no_traceback_of_theirs(process: tuple[object, ...]) -> None:
+    pipe = subprocess.PIPE
+    victim = subprocess.Popen((SFXLAB, *map(str, process)), stdout=pipe, stderr=pipe, start_new_session=True)
+    main = psutil.Process(victim.pid)
+    wait_for(lambda: sum(child.cpu_times().user for child in main.children()) > 0.2, victim)
+    output, errors = interrupted(victim)
+    assert (output, errors.strip()) == ("", "Aborted!")
+
+
+def test_a_reader_that_leaves_early_is_no_error_to_be_seen(example: Path) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen((SFXLAB, "stats", example / "merged.mtz"), stdout=pipe, stderr=pipe) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        assert command.stderr.read() == b""
+
+
+def test_letters_that_an_encoding_does_not_have_are_escaped(example: Path) -> None:
+    result = subprocess.run(
+        (SFXLAB, "stats", example / "merged.mtz"), env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert b"I/\\u03c3" in result.stdout
