@@ -26,7 +26,7 @@ def format_event(tags: Sequence[str], indices: Sequence[int]) -> str:
 def parse_event(event: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The path parts and array indices that an event's name stands for. Raises `ValueError` where it is none."""
     left, slashes, right = event.partition("//")
-    if not slashes:
+    if not slashes or "_" in right:  # which Python's numbers may have
         raise ValueError(event)
     return tuple(left.split("/")) if left else (), tuple(int(i) for i in right.split("/")) if right else ()
 

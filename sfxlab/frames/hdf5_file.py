@@ -34,9 +34,9 @@ _MOST_SOURCES = 32
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
-    """Open a file or an address for reading, a file also while another program has it locked for writing.
+    """Open a file or an address for reading, a file also while another program has it locked or writes it (SWMR).
 
-    Raises `InputError` where it is missing, no HDF5 file, truncated, or not permitted.
+    Of a growing file the frames count that are there when it is opened. Raises `InputError` where it is missing, no HDF5 file, truncated, or not permitted.
     """
     if is_address(path):
         try:
@@ -51,6 +51,8 @@ def open_hdf5(path: str | Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
+        if "h5clear" in str(error):
+            return _open_growing(path)
         if "lock" not in str(error):
             raise _opening_error(path, error) from error
     try:
@@ -58,6 +60,19 @@ def open_hdf5(path: str | Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise _opening_error(path, error) from error
+
+
+def _open_growing(path: str | Path) -> h5py.File:
+    """Open a file that another program writes, or that one left open when it died."""
+    try:
+        # Without a chunk cache, in which the last chunk of a table would stay as it was when it was half full.
+        return h5py.File(path, "r", swmr=True, rdcc_nbytes=0)
+    except OSError as error:
+        raise InputError(
+            "another program writes this file in a way that cannot be read meanwhile", path=path, found=error,
+            expected="a closed file, or one written with HDF5's single-writer-multiple-reader mode (SWMR)",
+            remedy="wait until it is closed; where its writer died, 'h5clear -s FILE' may mend it",
+        ) from error  # fmt: skip
 
 
 def find_dataset(file: h5py.File, path: str) -> h5py.Dataset:
@@ -72,11 +87,22 @@ def find_dataset(file: h5py.File, path: str) -> h5py.Dataset:
         if joined is None:
             raise _missing_path_error(file, path) from None
         return joined
+    except (OSError, RuntimeError) as error:
+        if is_address(file.filename):
+            raise
+        raise InputError(
+            "this HDF5 path leads nowhere", path=file.filename, place=path, found=str(error), expected="a dataset",
+            remedy="the file is damaged, or its links go round in a circle",
+        ) from error  # fmt: skip
     if not isinstance(node, h5py.Dataset):
         raise InputError(
             "this HDF5 path is a group", path=file.filename, place=path, found=", ".join(node) or "an empty group",
             expected="a dataset", remedy="write the path of a dataset in the geometry file",
         )  # fmt: skip
+    if file.swmr_mode:
+        node.refresh()  # this process may have had it open since there was less of it
+    if node.shape is None:
+        raise InputError("this dataset has no values", path=file.filename, place=path, expected="numbers")
     return node
 
 

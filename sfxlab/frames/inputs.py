@@ -96,7 +96,7 @@ def _named_event(entry: Listed, frames: tuple[EventRange, ...]) -> tuple[EventRa
         tags, indices = parse_event(entry.event or "")
         part = next(part for part in frames if part.tags == tags and len(part.shape) == len(indices))
         return part, int(np.ravel_multi_index(indices, part.shape)) if indices else 0
-    except (ValueError, StopIteration):
+    except (ValueError, OverflowError, TypeError, StopIteration):
         known = f"{frames[0].event(0)} to {frames[-1].event(len(frames[-1]) - 1)}" if frames else "no frame"
         raise entry.unknown_event(known) from None
 

@@ -103,7 +103,7 @@ def mask_selection(block: Block, mask: h5py.Dataset, indices: Sequence[int]) -> 
     without_frames = tuple(value for value in dims if value != PLACEHOLDER)
     candidates = {2: ("ss", "fs"), len(without_frames): without_frames, len(dims): dims}
     found = candidates.get(mask.ndim)
-    if found is not None:
+    if found is not None and mask.dtype.kind in "iubf":
         rows, columns = mask.shape[found.index("ss")], mask.shape[found.index("fs")]
         numbers = [i if size > 1 else 0 for i, size in zip(indices, frame_axes(found, mask.shape), strict=False)]
         selection = _selection(found, numbers, block.rows, block.columns)
@@ -111,7 +111,8 @@ def mask_selection(block: Block, mask: h5py.Dataset, indices: Sequence[int]) -> 
         if rows >= block.rows and columns >= block.columns and fixed:
             return selection
     raise GeometryError(
-        "the mask does not fit the data", path=mask.file.filename, place=mask.name, found=_shape(mask.shape),
+        "the mask does not fit the data", path=mask.file.filename, place=mask.name,
+        found=f"{_shape(mask.shape)} of {mask.dtype}",
         expected=f"{block.rows} × {block.columns} pixels (ss × fs), or the data array's own axes",
         remedy="correct mask…_data in the geometry file",
     )  # fmt: skip

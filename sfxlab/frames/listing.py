@@ -92,7 +92,7 @@ def _in_directory(folder: str) -> Iterator[Listed]:
 def _read_list(path: str) -> Iterator[Listed]:
     """Files of a list, one a line, each with or without an event (METHODS.md section 1.3)."""
     try:
-        text = text_at(path) if is_address(path) else Path(path).read_text(encoding="utf-8")
+        text = text_at(path) if is_address(path) else Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("the list cannot be read", path=path, found=str(error), expected="text") from error
     found = False
@@ -121,5 +121,5 @@ def _named_in_list(path: str, name: str) -> str | None:
     near = os.path.join(os.path.dirname(path), name)
     if is_address(near):
         return near
-    found = next((candidate for candidate in (name, near) if os.path.exists(candidate)), None)
+    found = next((candidate for candidate in (name, near) if os.path.isfile(candidate)), None)
     return None if found is None else os.path.abspath(found)
