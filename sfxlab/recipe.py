@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfxlab.crystal import UnitCell, check_lattice
 from sfxlab.crystal.cell import Centring, LatticeType
@@ -22,7 +22,18 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_AnySection = TypeVar("_AnySection", bound=_Section)
+
+
+def _ascending(section: _AnySection, names: tuple[str, ...]) -> _AnySection:
+    """The section, checked: pydantic makes a `ValidationError` of a `ValueError`."""
+    values = [getattr(section, name) for name in names]
+    if values != sorted(values):
+        raise ValueError(" ≤ ".join(names))
+    return section
 
 
 class PeakRecipe(_Section):
@@ -41,6 +52,10 @@ class PeakRecipe(_Section):
     max_resolution: NonNegative = Field(0.0, description="Peaks beyond this 1/d are dropped, 1/Å; 0 for no limit")
     max_peaks: int = Field(2000, ge=1, description="The strongest so many peaks of a frame are kept")
     use_saturated: bool = Field(True, description="Keep peaks with saturated pixels")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> PeakRecipe:
+        return _ascending(self, ("min_pixels", "max_pixels"))
 
 
 class HitRecipe(_Section):
@@ -102,6 +117,10 @@ class IntegrationRecipe(_Section):
         description="Reflections less excited than this are not predicted (Gaussian model, |ε| < 1.7 R)",
     )
 
+    @model_validator(mode="after")
+    def _check_order(self) -> IntegrationRecipe:
+        return _ascending(self, ("peak_radius", "background_inner", "background_outer"))
+
 
 class Recipe(_Section):
     """All parameters of the way from a frame to its reflections."""
@@ -138,7 +157,7 @@ class Recipe(_Section):
     def read(path: str | Path) -> Recipe:
         """Read a TOML file. Raises `RecipeError` naming the file and the key."""
         try:
-            return validate(tomllib.loads(Path(path).read_text(encoding="utf-8")), path)
+            return validate(tomllib.loads(Path(path).read_text(encoding="utf-8-sig")), path)
         except OSError as error:
             raise RecipeError("the recipe cannot be read", path=path, found=error.strerror) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

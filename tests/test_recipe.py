@@ -21,7 +21,7 @@ CELL = UnitCell(79.3, 79.3, 37.8, lattice_type="tetragonal", centring="P", uniqu
 recipes = st.builds(
     lambda peaks, hits, integration: Recipe().changed(peaks=peaks, hits=hits, integration=integration),
     st.fixed_dictionaries({
-        "min_snr": st.floats(1e-3, 1e6), "max_pixels": st.integers(1, 10**6), "use_saturated": st.booleans(),
+        "min_snr": st.floats(1e-3, 1e6), "max_pixels": st.integers(2, 10**6), "use_saturated": st.booleans(),
     }),
     st.fixed_dictionaries({"min_peaks": st.integers(1, 10**6)}),
     st.fixed_dictionaries({"min_partiality": st.floats(0, 1, exclude_max=True)}),

@@ -130,6 +130,7 @@ def _source_facts(values: dict[str, Any]) -> dict[str, object]:
         "camera length": f"{1e3 * values['camera_length']:.3f} mm",
         "masked": f"{values['masked_fraction']:.2%} of the panels",
         "first frame": values["first_frame"],
+        **{f"doubt {number}": doubt for number, doubt in enumerate(values["doubts"], start=1)},
     }
 
 

@@ -34,7 +34,7 @@ def read_cell(path: str | Path) -> UnitCell:
         if path.suffix.lower() == ".mtz":
             mtz = gemmi.read_mtz_file(str(path), with_data=False)
             return _from_gemmi(mtz.cell, mtz.spacegroup.hm if mtz.spacegroup else "P 1", path)
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
         if text.lstrip().startswith("CrystFEL unit cell file"):
             return parse_cell(text, path)
         structure = gemmi.read_pdb_string(text)
@@ -64,6 +64,8 @@ def parse_cell(text: str, path: str | Path | None = None) -> UnitCell:
         place = f"line {number}"
         if not equals:
             raise CellError("a line without '='", path=path, place=place, found=line, expected="key = value")
+        if key in words or (_LENGTHS | _ANGLES).get(key) in numbers:
+            raise CellError(f"'{key}' is given twice", path=path, place=place, remedy="remove one of the two lines")
         if key in _WORDS:
             words[key] = value
         elif key in _LENGTHS or key in _ANGLES:
@@ -81,13 +83,11 @@ def parse_cell(text: str, path: str | Path | None = None) -> UnitCell:
             remedy=f"add {', '.join(missing)}",
         )  # fmt: skip
     axis = words.get("unique_axis", "*")
-    cell = UnitCell(
-        **numbers,
-        lattice_type=_choice(words.get("lattice_type", "triclinic"), LATTICE_TYPES, "lattice_type", path),  # type: ignore[arg-type]
-        centring=_choice(words.get("centering", "P"), CENTRINGS, "centering", path),  # type: ignore[arg-type]
-        unique_axis=None if axis in "*?" else _choice(axis, ("a", "b", "c"), "unique_axis", path),  # type: ignore[arg-type]
-    )
+    lattice_type = _choice(words.get("lattice_type", "triclinic"), LATTICE_TYPES, "lattice_type", path)
+    centring = _choice(words.get("centering", "P"), CENTRINGS, "centering", path)
+    unique_axis = None if axis in ("*", "?") else _choice(axis, ("a", "b", "c"), "unique_axis", path)
     try:
+        cell = UnitCell(**numbers, lattice_type=lattice_type, centring=centring, unique_axis=unique_axis)  # type: ignore[arg-type]
         check_lattice(cell)
     except CellError as error:
         error.path = None if path is None else str(path)

@@ -50,6 +50,8 @@ class StoredArray:
     def _decompression(self) -> Decompression | None:
         if not self._chunk or self.dtype.kind not in "iufb":
             return None
+        if self.dataset.file.swmr_mode:  # where chunks lie changes while the file grows, and HDF5 keeps track of it
+            return None
         if self.dataset.id.get_type() != h5py.h5t.py_create(self.dtype, logical=True):
             return None
         settings = self.dataset.id.get_create_plist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import InputError, SfxlabError
+from sfxlab.frames.doubts import doubts_about_coverage
 from sfxlab.frames.events import EventRange, fill_placeholders
 from sfxlab.frames.frame import Frame, FrameId
 from sfxlab.frames.hdf5_file import READ_ERRORS, OpenFile, OpenFiles, check_filters, compression_name
@@ -101,6 +102,15 @@ class Hdf5Frames(FrameSequence):
         part, _ = self._locate(0)
         array = self._files[part.path].array(fill_placeholders(self.geometry.blocks[0].data, part.tags))
         return compression_name(array.first_source.dataset)
+
+    def _doubts_about_files(self) -> Iterator[str]:
+        part, _ = self._locate(0)
+        for block in self.geometry.blocks:
+            path = fill_placeholders(block.data, part.tags)
+            shape = self._files[part.path].array(path).dataset.shape
+            panels = (s.panel for s in self.geometry.panels if (s.data, s.dims) == (block.data, block.dims))
+            stored = shape[block.dims.index("ss")], shape[block.dims.index("fs")]
+            yield from doubts_about_coverage(f"{part.path}, {path}", stored, sum(p.rows * p.columns for p in panels))
 
     def _locate(self, index: int) -> tuple[EventRange, int]:
         """The range that holds a frame, and the frame's position in it."""

@@ -36,7 +36,8 @@ _MOST_SOURCES = 32
 def open_hdf5(path: str | Path) -> h5py.File:
     """Open a file or an address for reading, a file also while another program has it locked or writes it (SWMR).
 
-    Of a growing file the frames count that are there when it is opened. Raises `InputError` where it is missing, no HDF5 file, truncated, or not permitted.
+    Of a growing file the frames count that are there when it is opened.
+    Raises `InputError` where it is missing, no HDF5 file, truncated, or not permitted.
     """
     if is_address(path):
         try:

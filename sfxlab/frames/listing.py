@@ -121,5 +121,5 @@ def _named_in_list(path: str, name: str) -> str | None:
     near = os.path.join(os.path.dirname(path), name)
     if is_address(near):
         return near
-    found = next((candidate for candidate in (name, near) if os.path.isfile(candidate)), None)
+    found = next((candidate for candidate in (name, near) if os.path.exists(candidate)), None)
     return None if found is None else os.path.abspath(found)

@@ -12,11 +12,15 @@ from typing import Self, overload
 import numpy as np
 
 from sfxlab.errors import FrameError, InputError, SfxlabError, UnreachableError
+from sfxlab.frames.doubts import doubts_about_detector, doubts_about_energies, doubts_about_pixels
 from sfxlab.frames.frame import Frame, FrameId
 from sfxlab.geometry import Detector, Geometry
 
 _MOST_ENERGIES = 100
 """Of more frames than this the photon energy is summarised from so many, evenly spaced."""
+
+_LOOKED_AT = 3
+"""Frames that are read to guess what is wrong."""
 
 
 @lru_cache(maxsize=4)
@@ -58,6 +62,8 @@ class FrameSummary:
     """Bad pixels among those of the panels, in the first frame."""
     geometry: str | None = None
     """The file that the geometry came from, None where it was no file."""
+    doubts: tuple[str, ...] = ()
+    """What looks wrong, in sentences."""
 
 
 class FrameSequence(ABC):
@@ -142,12 +148,13 @@ class FrameSequence(ABC):
         return self[0].detector
 
     def describe(self) -> FrameSummary:
-        """What there is: files, frames, energies. Reads one frame, and photon energies: of 100 frames at most where
-        each is in a file of its own.
+        """What there is, and what looks wrong. Reads the first frames, and photon energies: of 100 frames at most
+        where each is in a file of its own. Raises `FrameError` where the first frame cannot be read.
         """
         first = self[0]
         literal = isinstance(self.geometry.photon_energy.value, float)
-        known = [first.photon_energy] if literal else map(self._photon_energy, self._positions_of_known_energy)
+        positions = self._positions_of_known_energy
+        known = [first.photon_energy] if literal else [self._photon_energy(position) for position in positions]
         energies = [energy for energy in known if math.isfinite(energy)]
         return FrameSummary(
             files=len(self.paths),
@@ -160,7 +167,24 @@ class FrameSequence(ABC):
             panels=len(first.detector.panels),
             masked_fraction=float(np.mean(first.bad[first.detector.panel_map >= 0] != 0)),
             geometry=self.geometry.path,
+            doubts=tuple(self._doubts(first, known)),
         )
+
+    def _doubts(self, first: Frame, energies: Sequence[float]) -> Iterator[str]:
+        frames = [first]
+        for position in range(1, min(_LOOKED_AT, len(self))):
+            try:
+                frames.append(self[position])
+            except FrameError as error:
+                yield f"frame {position} cannot be read: {error.problem}"
+        yield from doubts_about_pixels(frames)
+        yield from doubts_about_energies(energies, self.geometry.photon_energy.key == "electron_voltage")
+        yield from doubts_about_detector(first.detector)
+        yield from self._doubts_about_files()
+
+    def _doubts_about_files(self) -> Iterator[str]:
+        """What looks wrong about how the geometry fits the files."""
+        yield from ()
 
     def _checked(self, index: int) -> int:
         position = index + len(self) if index < 0 else index

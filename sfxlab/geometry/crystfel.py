@@ -14,7 +14,7 @@ from pathlib import Path
 from sfxlab.errors import GeometryError, SfxlabWarning, suggestion
 from sfxlab.geometry.crystfel_panels import PANEL_KEYS, PanelEntries, canonical_key, panel_sources
 from sfxlab.geometry.crystfel_values import Entry, integer, names, number, quantity
-from sfxlab.geometry.geometry import BadArea, BadPixels, Geometry, Group, Quantity
+from sfxlab.geometry.geometry import BadArea, BadPixels, Geometry, Group, PanelSource, Quantity
 
 _ENERGY_KEYS = ("photon_energy", "wavelength", "electron_voltage")
 _TOP_KEYS = (
@@ -138,6 +138,8 @@ def _assemble(draft: _Draft, text: str) -> Geometry:
         draft.warn("saturation_map", "maps of saturation values are kept but not used; max_adu is")
     if draft.rigid_groups:
         draft.warn("rigid_group_…", "rigid groups are no longer used; write 'group_NAME = …' to move panels together")
+    regions = tuple(_bad_region(draft, name, keys) for name, keys in draft.bad.items())
+    _warn_of_misses(draft, panels, regions)
     return Geometry(
         panels=panels,
         photon_energy=energy,
@@ -145,7 +147,7 @@ def _assemble(draft: _Draft, text: str) -> Geometry:
         detector_shift_x=quantity(top["detector_shift_x"]) if "detector_shift_x" in top else None,
         detector_shift_y=quantity(top["detector_shift_y"]) if "detector_shift_y" in top else None,
         bandwidth=number(top["bandwidth"]) if "bandwidth" in top else None,
-        bad_regions=tuple(_bad_region(draft, name, keys) for name, keys in draft.bad.items()),
+        bad_regions=regions,
         groups=_groups(draft),
         rigid_groups=tuple(Group(name, names(entry)) for name, entry in draft.rigid_groups.items()),
         peak_list=top["peak_list"].text if "peak_list" in top else None,
@@ -214,6 +216,9 @@ def _bad_region(draft: _Draft, name: str, keys: dict[str, Entry]) -> BadPixels |
             found=", ".join(keys), expected=", ".join(wanted),
             remedy=f"add {', '.join(f'{name}/{key} = …' for key in missing)}",
         )  # fmt: skip
+    for low, high in (("min_x", "max_x"), ("min_y", "max_y"), ("min_fs", "max_fs"), ("min_ss", "max_ss")):
+        if low in keys and number(keys[low], infinite=True) > number(keys[high], infinite=True):
+            draft.warn(f"line {keys[high].line}", f"bad region '{name}' is empty: its {low} is above its {high}")
     if not in_pixels:
         return BadArea(name, *(number(keys[key], infinite=True) for key in _BAD_AREA_KEYS))
     panel = keys["panel"]
@@ -222,6 +227,19 @@ def _bad_region(draft: _Draft, name: str, keys: dict[str, Entry]) -> BadPixels |
             "a panel of this file", f"bad region '{name}' is on an unknown panel", suggestion(panel.text, draft.panels)
         )
     return BadPixels(name, panel.text, *(integer(keys[key]) for key in _BAD_PIXEL_KEYS))
+
+
+def _warn_of_misses(draft: _Draft, panels: tuple[PanelSource, ...], regions: tuple[BadPixels | BadArea, ...]) -> None:
+    by_name = {source.panel.name: source.panel for source in panels}
+    for region in regions:
+        if isinstance(region, BadArea):
+            continue
+        p = by_name[region.panel]
+        fs = region.max_fs < p.file_fs or region.min_fs >= p.file_fs + p.columns
+        ss = region.max_ss < p.file_ss or region.min_ss >= p.file_ss + p.rows
+        if fs or ss:
+            line = draft.bad[region.name]["panel"].line
+            draft.warn(f"line {line}", f"bad region '{region.name}' lies outside panel '{region.panel}'")
 
 
 def _groups(draft: _Draft) -> tuple[Group, ...]:

@@ -35,7 +35,7 @@ def integer(entry: Entry) -> int:
 def number(entry: Entry, expected: str = "a number", infinite: bool = False) -> float:
     """A number; not NaN, and not infinite unless allowed."""
     try:
-        value = float(entry.text)
+        value = math.nan if "_" in entry.text else float(entry.text)
     except ValueError:
         raise entry.error(expected) from None
     if math.isnan(value) or (math.isinf(value) and not infinite):
@@ -46,7 +46,7 @@ def number(entry: Entry, expected: str = "a number", infinite: bool = False) -> 
 def bits(entry: Entry) -> int:
     """Flag bits, decimal or `0x…`."""
     try:
-        value = int(entry.text, 16 if entry.text.lower().startswith("0x") else 10)
+        value = -1 if "_" in entry.text else int(entry.text, 16 if entry.text.lower().startswith("0x") else 10)
     except ValueError:
         value = -1
     if not 0 <= value < 2**64:
@@ -66,6 +66,8 @@ def vector(entry: Entry) -> Vector:
     x, y, z = (found.get(axis, 0.0) for axis in "xyz")
     if x == y == z == 0:
         raise entry.error(f"{expected} that is not zero")
+    if not math.isfinite(x + y + z):
+        raise entry.error(expected)
     return x, y, z
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.errors import StreamError
+from sfxlab.errors import SfxlabWarning, StreamError
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|nan|inf)", re.IGNORECASE)
+_BETWEEN = frozenset(("nm", "nm^-1", "deg", "mm", "m", "A", "eV", "x", "y", "=", "or"))
+"""Units and names that may stand between the numbers of a line."""
+_LARGEST_WHOLE = 2**53
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -55,6 +60,8 @@ class Lines:
         except (OSError, EOFError, zlib.error) as error:
             raise self.error(f"the stream cannot be read further: {error}") from error
         self.number += 1
+        if "\ufffd" in line:
+            warnings.warn(f"{self.path}, line {self.number}: letters that are no UTF-8", SfxlabWarning, stacklevel=3)
         return line.rstrip()
 
     def until(self, end: str) -> Iterator[str]:
@@ -107,21 +114,40 @@ class Fields:
         """The value of a key."""
         return self._values[key][0] if key in self._values else default
 
+    def required(self, key: str) -> str:
+        """The value of a key that has to be there."""
+        if key not in self._values:
+            raise self._lines.error(f"'{key}' is missing in the block that begins here", number=self._begin)
+        return self._values[key][0]
+
     def number(self, key: str, default: float) -> float:
         """The number that a value begins with."""
         return self.numbers(key, 1)[0] if key in self._values else default
 
     def numbers(self, key: str, count: int) -> list[float]:
         """The first `count` numbers in a value."""
-        if key not in self._values:
-            raise self._lines.error(f"'{key}' is missing in the block that begins here", number=self._begin)
+        self.required(key)
         value, number = self._values[key]
-        found = _NUMBER.findall(value)
-        if len(found) < count:
+        found = [word for word in value.replace(",", " ").split() if word not in _BETWEEN][:count]
+        if len(found) < count or not all(map(_NUMBER.fullmatch, found)):
             raise self._lines.error(
                 f"'{key}' is damaged", number=number, found=value, expected=f"{count} number{'s' * (count > 1)}"
             )
-        return [float(x) for x in found[:count]]
+        return [float(x) for x in found]
+
+    def positive(self, key: str) -> float:
+        """The number above 0 that a value has to begin with."""
+        (found,) = self.numbers(key, 1)
+        if not (math.isfinite(found) and found > 0):
+            raise self.error(f"'{key}' is not above 0", key)
+        return found
+
+    def whole(self, key: str, default: int) -> int:
+        """The whole number that a value begins with."""
+        found = float(self.number(key, default))
+        if not (abs(found) < _LARGEST_WHOLE and found.is_integer()):
+            raise self.error(f"'{key}' is no whole number", key)
+        return int(found)
 
     def choice(self, key: str, known: tuple[str, ...], default: str) -> str:
         """A value that is one of `known`."""
@@ -170,6 +196,10 @@ class Table:
             return np.fromiter(map(float, self._column(name)), np.float64, len(self))
         except ValueError:
             raise self._damage(name, float) from None
+
+    def refuse(self, row: int, problem: str) -> NoReturn:
+        """Raise the error that says what is wrong with a row."""
+        raise self._lines.error(problem, number=self._begin + 1 + row, found=self._rows[row].strip())
 
     def integers(self, name: str) -> NDArray[np.int32]:
         """A column of whole numbers, (n,)."""

@@ -151,6 +151,19 @@ class _PanelTable:
         shift = self._shift[panel]
         return panel, (fs + shift[:, 0]).astype(np.float32), (ss + shift[:, 1]).astype(np.float32)
 
+    def check_inside(self, table: Table) -> None:
+        """Raise `StreamError` for a row whose position is not on the panel that it names.
+
+        Streams round positions, so that those at an edge may be just beyond it.
+        """
+        if not (self.known and table.has("panel") and len(table)):
+            return
+        fs, ss = table.floats("fs/px"), table.floats("ss/px")
+        fs_from, fs_to, ss_from, ss_to = np.array(self._bounds)[table.lookup("panel", self._number)].T
+        inside = (fs >= fs_from - 1) & (fs <= fs_to + 1) & (ss >= ss_from - 1) & (ss <= ss_to + 1)
+        if not inside.all():
+            table.refuse(int(np.flatnonzero(~inside)[0]), "this peak is not on its panel")
+
     def _by_position(self, fs: NDArray[np.float64], ss: NDArray[np.float64]) -> NDArray[np.int16]:
         panel = np.full(len(fs), -1, dtype=np.int16)
         for i, (fs_from, fs_to, ss_from, ss_to) in enumerate(self._bounds):
@@ -185,10 +198,11 @@ def _chunk(lines: Lines, panels: _PanelTable, target: UnitCell | None, count: in
             crystals.append(_crystal(lines, target))
         else:
             fields.add(line)
-    photon_energy = fields.number("photon_energy_eV", math.nan)
+    # Only what was found in a frame depends on its energy: one that failed may have none.
+    photon_energy = fields.positive("photon_energy_eV") if crystals else fields.number("photon_energy_eV", math.nan)
     return FrameResult(
-        id=FrameId(fields.text("Image filename", ""), fields.text("Event", "//")),
-        index=int(fields.number("Image serial number", count + 1)) - 1,
+        id=FrameId(fields.required("Image filename"), fields.text("Event", "//")),
+        index=fields.whole("Image serial number", count + 1) - 1,
         status=_status(fields, bool(crystals)),
         reason=fields.text("header/str/sfxlab/reason", ""),
         photon_energy=photon_energy,
@@ -208,6 +222,7 @@ def _status(fields: Fields, indexed: bool) -> Status:
 
 
 def _peaks(table: Table, panels: _PanelTable) -> Peaks:
+    panels.check_inside(table)
     panel, fs, ss = panels.place(table)
     unknown = np.full(len(fs), np.nan, dtype=np.float32)
     return Peaks(
@@ -232,12 +247,14 @@ def _crystal(lines: Lines, target: UnitCell | None) -> tuple[Crystal, Table | No
         else:
             fields.add(line)
     basis = np.array([fields.numbers(f"{axis}star", 3) for axis in "abc"]).T / 10
+    if not (np.isfinite(basis).all() and abs(np.linalg.det(basis)) > 1e-6 * np.linalg.norm(basis) ** 3):
+        raise fields.error("astar, bstar and cstar span no lattice", "astar")
     shift_key = "predict_refine/det_shift x"
     shift_x, shift_y = fields.numbers(shift_key, 2) if fields.has(shift_key) else (0.0, 0.0)
     crystal = Crystal(
         cell=_cell(fields, target),
         basis=basis,
-        profile_radius=fields.number("profile_radius", math.nan) / 10,
+        profile_radius=(fields.positive("profile_radius") if fields.has("profile_radius") else math.nan) / 10,
         resolution_limit=fields.number("diffraction_resolution_limit", math.inf) / 10,
         detector_shift=(shift_x / 1000, shift_y / 1000),
         n_peaks=int(fields.number("sfxlab/n_peaks", 0)),
@@ -280,9 +297,10 @@ def _reflections(table: Table | None, crystal: Crystal, photon_energy: float, pa
     panel, fs, ss = panels.place(table)
     n = len(table)
     measured = {
-        name: table.floats(column).astype(np.float32) if table.has(column) else np.full(n, np.nan, np.float32)
+        name: table.floats(column).astype(np.float32)
+        if table.has(column) or name == "intensity" else np.full(n, np.nan, np.float32)
         for name, column in _MEASURED.items()
-    }
+    }  # fmt: skip
     return Reflections(
         h=h,
         k=k,

@@ -82,6 +82,7 @@ def geometries(draw) -> Geometry:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*bad region")
 @settings(max_examples=100, deadline=None)
 @given(geometries())
 def test_a_written_geometry_reads_back_as_it_was(geometry: Geometry):
