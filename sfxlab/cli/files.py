@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from sfxlab.cli.output import PATH, check_output, json_option, print_json, progress_bar
+from sfxlab.cli.output import PATH, PATH_OR_ADDRESS, check_output, json_option, print_json, progress_bar
 from sfxlab.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("export")
 @click.argument("what", metavar="RUN|MERGED", type=PATH)
 @click.option("--to", "kind", type=click.Choice(["stream", "hkl", "mtz", "cxi"]), required=True, help="Format.")
-@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell, for .hkl files.")
+@click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell, for .hkl files.")
 @click.option("--bin", "binning", type=click.IntRange(1, 16), help="cxi, lossy: so many by so many pixels to one.")
 @click.option("--photons", type=click.Choice(["uint8", "uint16"]), help="cxi, lossy: pixels as counts of photons.")
 @click.option("--cluster", default="local", show_default=True, help="cxi: local, or tcp://HOST:PORT of a scheduler.")
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def export_command(
     what: Path,
     kind: str,
-    cell_path: Path | None,
+    cell_path: Path | str | None,
     binning: int | None,
     photons: Literal["uint8", "uint16"] | None,
     cluster: str,
@@ -145,12 +145,12 @@ def import_command(stream: Path, output: Path, as_json: bool) -> None:
 @click.command("report")
 @click.argument("run_path", metavar="RUN", type=PATH)
 @click.option("--merged", "merged_path", type=PATH, help="Show these merged intensities too.")
-@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell, for .hkl files.")
+@click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell, for .hkl files.")
 @click.option("-o", "--output", type=PATH, required=True, help="HTML file.")
 @click.option("--overwrite", is_flag=True, help="Replace the file where it exists.")
 @json_option
 def report_command(
-    run_path: Path, merged_path: Path | None, cell_path: Path | None, output: Path, overwrite: bool, as_json: bool
+    run_path: Path, merged_path: Path | None, cell_path: Path | str | None, output: Path, overwrite: bool, as_json: bool
 ) -> None:
     """Write the report of a run: one HTML file, small enough to mail.
 

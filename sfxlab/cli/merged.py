@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sfxlab.cli.output import PATH, check_output, fixed, json_option, print_facts, print_json, print_table
+from sfxlab.cli.output import (
+    PATH,
+    PATH_OR_ADDRESS,
+    check_output,
+    fixed,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+)
 from sfxlab.errors import InputError, MergeError
 
 if TYPE_CHECKING:
@@ -51,7 +60,7 @@ def _limits(command: Any) -> Any:
     "-o", "--output", type=PATH, default=Path("merged.mtz"), show_default=True,
     help="MTZ or .hkl file.",
 )  # fmt: skip
-@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell. [default: median of crystals]")
+@click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell. [default: median of crystals]")
 @_limits
 @click.option(
     "--min-observations", default=2, show_default=True, type=click.IntRange(1), help="Of a reflection, to keep it."
@@ -64,7 +73,7 @@ def merge_command(
     symmetry: str,
     model: str,
     output: Path,
-    cell_path: Path | None,
+    cell_path: Path | str | None,
     highres: float | None,
     lowres: float | None,
     min_observations: int,
@@ -150,14 +159,14 @@ def print_shells(table: ShellStatistics | Comparison, columns: Sequence[_Column]
 @click.command("stats")
 @click.argument("merged_path", metavar="MERGED", type=PATH)
 @click.option("--reference", type=PATH, help="Compare with these, .mtz or .hkl.")
-@click.option("-p", "--cell", "cell_path", type=PATH, help="Cell, for .hkl files.")
+@click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell, for .hkl files.")
 @click.option("--shells", default=10, show_default=True, type=click.IntRange(1), help="Number of shells.")
 @_limits
 @json_option
 def stats_command(
     merged_path: Path,
     reference: Path | None,
-    cell_path: Path | None,
+    cell_path: Path | str | None,
     shells: int,
     highres: float | None,
     lowres: float | None,

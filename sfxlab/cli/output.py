@@ -15,9 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from sfxlab.errors import OutputExistsError, RunError
+from sfxlab.remote.addresses import is_address
 
 PATH = click.Path(path_type=Path, readable=False)
 """Files are opened by those who know what they are, and can say so."""
+
+
+class _PathOrAddress(click.Path):
+    def convert(self, value: Any, *context: Any) -> Any:
+        return value if is_address(value) else super().convert(value, *context)
+
+
+PATH_OR_ADDRESS = _PathOrAddress(path_type=Path, readable=False)
+"""A path, or the text of an address."""
 json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 _WIDTH_OF_PIPES = 10_000

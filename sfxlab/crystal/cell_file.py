@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import gemmi
 
 from sfxlab.crystal.cell import CENTRINGS, LATTICE_TYPES, UnitCell, check_lattice
 from sfxlab.errors import CellError, suggestion
+from sfxlab.remote.addresses import is_address
+from sfxlab.remote.files import content_at
+from sfxlab.whole_files import written_whole
 
 _FIRST_LINE = "CrystFEL unit cell file version 1.0"
 _LENGTHS = {"a": "a", "b": "b", "c": "c"}
@@ -22,23 +26,35 @@ _UNITS = {"A": 1.0, "nm": 10.0, "deg": 1.0, "rad": 180 / math.pi}
 
 
 def read_cell(path: str | Path) -> UnitCell:
-    """Read a unit cell from a CrystFEL `.cell`, a PDB or an MTZ file.
+    """Read a unit cell from a CrystFEL `.cell`, a PDB or an MTZ file, on disk or at an address.
 
     Raises `CellError` naming the file and the line where the file is missing, damaged, or its parameters do not fit
-    its lattice type.
+    its lattice type; `UnreachableError` where a server does not give it.
     """
+    if is_address(path):
+        return _from_content(content_at(str(path)), str(path))
     path = Path(path)
     if not path.is_file():
         raise CellError("there is no such cell file", path=path, remedy="check the path given with -p")
     try:
-        if path.suffix.lower() == ".mtz":
-            mtz = gemmi.read_mtz_file(str(path), with_data=False)
-            return _from_gemmi(mtz.cell, mtz.spacegroup.hm if mtz.spacegroup else "P 1", path)
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        if text.lstrip().startswith("CrystFEL unit cell file"):
-            return parse_cell(text, path)
+        return _from_mtz(path, path) if path.suffix.lower() == ".mtz" else _from_content(path.read_bytes(), path)
+    except OSError as error:
+        raise CellError("the cell cannot be read", path=path, found=str(error)) from error
+
+
+def _from_content(content: bytes, path: str | Path) -> UnitCell:
+    """The cell of a file that was read from `path`."""
+    if content.startswith(b"MTZ "):
+        with NamedTemporaryFile(suffix=".mtz") as file:  # gemmi reads no MTZ from memory
+            file.write(content)
+            file.flush()
+            return _from_mtz(Path(file.name), path)
+    text = content.decode("utf-8-sig", errors="replace")
+    if text.lstrip().startswith("CrystFEL unit cell file"):
+        return parse_cell(text, path)
+    try:
         structure = gemmi.read_pdb_string(text)
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError) as error:
         raise CellError("the cell cannot be read", path=path, found=str(error)) from error
     if not structure.cell.is_crystal():
         raise CellError(
@@ -50,6 +66,14 @@ def read_cell(path: str | Path) -> UnitCell:
             remedy="write one with 'sfxlab cells RUN -o FILE.cell', or see README.md",
         )
     return _from_gemmi(structure.cell, structure.spacegroup_hm or "P 1", path)
+
+
+def _from_mtz(file: Path, path: str | Path) -> UnitCell:
+    try:
+        mtz = gemmi.read_mtz_file(str(file), with_data=False)
+    except (RuntimeError, ValueError) as error:
+        raise CellError("the cell cannot be read", path=path, found=str(error)) from error
+    return _from_gemmi(mtz.cell, mtz.spacegroup.hm if mtz.spacegroup else "P 1", path)
 
 
 def parse_cell(text: str, path: str | Path | None = None) -> UnitCell:
@@ -107,8 +131,9 @@ def format_cell(cell: UnitCell) -> str:
 
 
 def write_cell(cell: UnitCell, path: str | Path) -> None:
-    """Write a CrystFEL cell file."""
-    Path(path).write_text(format_cell(cell), encoding="utf-8")
+    """Write a CrystFEL cell file, whole or not at all. Raises `RunError` where it cannot be written."""
+    with written_whole(Path(path)) as file:
+        file.write(format_cell(cell).encode("utf-8"))
 
 
 def _number(value: str, key: str, path: str | Path | None, place: str) -> float:
@@ -134,7 +159,7 @@ def _choice(value: str, known: tuple[str, ...], key: str, path: str | Path | Non
     return value
 
 
-def _from_gemmi(cell: gemmi.UnitCell, hm: str, path: Path) -> UnitCell:
+def _from_gemmi(cell: gemmi.UnitCell, hm: str, path: str | Path) -> UnitCell:
     group = gemmi.find_spacegroup_by_name(hm, cell.alpha, cell.gamma)
     if group is None:
         raise CellError(f"unknown space group '{hm}'", path=path, remedy="write a CrystFEL cell file instead")

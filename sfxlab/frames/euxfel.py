@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -24,20 +24,26 @@ from sfxlab.frames.frame import Frame, FrameId
 from sfxlab.frames.hdf5_file import READ_ERRORS, OpenFiles, compression_name
 from sfxlab.frames.listing import HDF5_SUFFIXES, Listed
 from sfxlab.frames.pixel_masks import PixelMasks
+from sfxlab.frames.saturation_maps import SaturationMaps, check_separate_maps
 from sfxlab.frames.sequence import FrameSequence, as_slice, detector_at
 from sfxlab.geometry import Detector, Geometry
 from sfxlab.geometry.masks import masked
+from sfxlab.remote.addresses import is_address
 
 _FILE_NAME = re.compile(r"(RAW|CORR)-R\d+-.+-S\d+\.h5")
 _ALL_BITS = 0xFFFFFFFF
 
 
+def holds_run(names: Iterable[str]) -> bool:
+    """Whether files of a folder are named as European XFEL's data acquisition and calibration name them."""
+    return any(_FILE_NAME.fullmatch(name) for name in names)
+
+
 def is_run_directory(path: str) -> bool:
-    """Whether a path is a folder of files as European XFEL's data acquisition and calibration name them."""
-    if path.lower().endswith(HDF5_SUFFIXES) or not os.path.isdir(path):
-        return False
-    with os.scandir(path) as entries:
-        return any(_FILE_NAME.fullmatch(entry.name) for entry in entries)
+    """Whether a path is a folder of such files, or the address of one, which ends in a slash."""
+    if is_address(path):
+        return path.endswith("/")
+    return not path.lower().endswith(HDF5_SUFFIXES) and os.path.isdir(path) and holds_run(os.listdir(path))
 
 
 def open_run_directories(listed: Sequence[Listed], geometry: Geometry | None) -> RunFrames:
@@ -52,6 +58,7 @@ def open_run_directories(listed: Sequence[Listed], geometry: Geometry | None) ->
             expected="a CrystFEL geometry file, or one from EXtra-geom",
             remedy="give one with -g FILE.geom; sfxlab.geometry.from_extra_geom makes one of an EXtra-geom object",
         )  # fmt: skip
+    check_separate_maps(geometry, listed[0].path)
     tables = {path: index_run(path, geometry) for path in dict.fromkeys(entry.path for entry in listed)}
     parts: list[RunTable] = []
     for path, group in groupby(listed, key=lambda entry: entry.path):
@@ -123,7 +130,8 @@ class RunFrames(FrameSequence):
             "train_id": int(table.train[position]), "pulse_id": int(table.pulse[position]), "missing_modules": missing,
         }  # fmt: skip
         energy = float(table.photon_energy[position])
-        return Frame(data, bad, energy, self._detector_of(position, name), name, self.numbers[position], metadata)
+        detector, saturation = self._detector_of(position, name), self._saturation.of_geometry(self._files)
+        return Frame(data, bad, energy, detector, name, self.numbers[position], metadata, saturation)
 
     def _read_module(
         self, place: ModulePlace, number: int, index: tuple[int, int], data: NDArray[Any], bad: NDArray[np.uint8]
@@ -172,6 +180,10 @@ class RunFrames(FrameSequence):
     @cached_property
     def _masks(self) -> PixelMasks:
         return PixelMasks(self.geometry)
+
+    @cached_property
+    def _saturation(self) -> SaturationMaps:
+        return SaturationMaps(self.geometry)
 
     @cached_property
     def _bad_bits(self) -> int:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import GeometryError, InputError, SfxlabWarning
+from sfxlab.frames.euxfel_files import open_run, raw_run
 from sfxlab.frames.euxfel_values import quantities_of_trains
 from sfxlab.frames.hdf5_file import READ_ERRORS
 from sfxlab.geometry import Geometry
 
 _PULSE_BITS = 24
-_MANY_FILES = 64
-"""From here on processes of their own pay for looking into files."""
 _KEYS = (("image.data", "image.mask"), ("data.adc", "data.mask"))
 """Pixels and mask of AGIPD, DSSC and LPD; of JUNGFRAU."""
 
@@ -125,7 +122,7 @@ def index_run(path: str, geometry: Geometry) -> RunTable:
     Raises `InputError` where EXtra-data is not installed, the folder has no detector data or several that suit the
     geometry; `GeometryError` where none does, or where it says nothing of photon energy or camera length.
     """
-    runs = [open_run(path), *_raw_run(path)]
+    runs = [open_run(path), *raw_run(path)]
     try:
         return _table(runs, geometry, path)
     except READ_ERRORS as error:
@@ -174,36 +171,6 @@ def _table(runs: list[Any], geometry: Geometry, path: str) -> RunTable:
         photon_energy=energies,
         lengths=lengths,
     )
-
-
-def open_run(path: str) -> Any:
-    """The run directory as EXtra-data's `DataCollection`. Raises `InputError`."""
-    try:
-        from extra_data import RunDirectory
-    except ImportError:
-        raise InputError(
-            "run directories of European XFEL are read with EXtra-data, which is not installed", path=path,
-            remedy="pip install 'sfxlab[euxfel]', or write a virtual CXI file where EXtra-data is",
-        ) from None  # fmt: skip
-    try:
-        # EXtra-data remembers how files were for as long as an object refers to them, and its objects form cycles.
-        gc.collect()
-        names = {name for name in os.listdir(path) if name.endswith(".h5")}
-        run = RunDirectory(path, parallelize=len(names) > _MANY_FILES)
-    except Exception as error:
-        # EXtra-data raises a bare Exception where no file can be read.
-        raise InputError(
-            "the run directory cannot be read", path=path, found=str(error), expected="HDF5 files of European XFEL"
-        ) from error
-    left_out = names - {os.path.basename(file.filename) for file in run.files}
-    if left_out:
-        warnings.warn(
-            f"{path}: {len(left_out)} files cannot be read and are left out ({min(left_out)}…); modules that are "
-            f"missing for it are masked",
-            SfxlabWarning,
-            stacklevel=2,
-        )
-    return run
 
 
 def module_places(geometry: Geometry, shape: tuple[int, int]) -> tuple[ModulePlace, ...] | None:
@@ -355,10 +322,3 @@ def _pulse_ids(
         stacklevel=2,
     )
     return within
-
-
-def _raw_run(path: str) -> list[Any]:
-    """The raw data of a corrected run, `raw/r0034` beside `proc/r0034`, which hold what motors and diagnostics say."""
-    folder = Path(path)
-    raw = folder.parent.parent / "raw" / folder.name
-    return [open_run(str(raw))] if folder.parent.name == "proc" and raw.is_dir() else []

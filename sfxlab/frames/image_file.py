@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import InputError
-from sfxlab.frames.remote import RemoteFile, is_address
+from sfxlab.remote.addresses import is_address
+from sfxlab.remote.files import RemoteFile
 
 _CBF_MAGIC = b"###CBF"
 _CBF_DATA = b"\x0c\x1a\x04\xd5"

@@ -20,6 +20,7 @@ from sfxlab.frames.image_file import Image, read_image
 from sfxlab.frames.image_header import BEAM_X, BEAM_Y, DISTANCE, geometry_of_header, read_header
 from sfxlab.frames.listing import IMAGE_SUFFIXES, Listed
 from sfxlab.frames.pixel_masks import PixelMasks
+from sfxlab.frames.saturation_maps import SaturationMaps, check_separate_maps
 from sfxlab.frames.sequence import FrameSequence, as_slice, detector_at
 from sfxlab.geometry import Geometry, Quantity
 
@@ -60,6 +61,7 @@ def open_images(listed: Sequence[Listed], geometry: Geometry | None) -> ImageFra
     if geometry is None:
         geometry = geometry_of_header(read_header(first.header), first.data.shape, path)
     _check(geometry, first, path)
+    check_separate_maps(geometry, path)
     return ImageFrames(geometry, _names(listed, path, first))
 
 
@@ -106,7 +108,8 @@ class ImageFrames(FrameSequence):
             )  # fmt: skip
         detector = detector_at(self.geometry, lengths[0], (lengths[1], lengths[2]))
         energy = _of_header(self.geometry.photon_energy, header.photon_energy)
-        return Frame(data, self._bad(data), energy, detector, name, self.numbers[position], image.header)
+        bad, number = self._bad(data), self.numbers[position]
+        return Frame(data, bad, energy, detector, name, number, image.header, self._saturation_map)
 
     def _image(self, position: int) -> Image:
         wanted = self.images[position]
@@ -136,6 +139,10 @@ class ImageFrames(FrameSequence):
     def _lasting(self) -> NDArray[np.uint8]:
         """What is bad in every frame."""
         return self._masks.of_geometry(OpenFiles())
+
+    @cached_property
+    def _saturation_map(self) -> NDArray[np.float32] | None:
+        return SaturationMaps(self.geometry).of_geometry(OpenFiles())
 
     def _bad(self, data: NDArray[Any]) -> NDArray[np.uint8]:
         return self._masks.with_values(data, self._lasting)

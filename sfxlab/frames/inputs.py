@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 
 from sfxlab.errors import GeometryError, InputError
-from sfxlab.frames.euxfel import is_run_directory, open_run_directories
+from sfxlab.frames.euxfel import holds_run, is_run_directory, open_run_directories
 from sfxlab.frames.events import EventRange, parse_event
 from sfxlab.frames.frame import FrameSource
 from sfxlab.frames.hdf5 import Hdf5Frames
@@ -21,7 +20,8 @@ from sfxlab.frames.images import is_image_file, open_images
 from sfxlab.frames.listing import Listed, expand
 from sfxlab.frames.nexus import carried_geometry, without_data_files
 from sfxlab.frames.survey import has_placeholders, survey_file, warn_of_units
-from sfxlab.geometry import Geometry, read_geometry
+from sfxlab.geometry import Geometry, PanelSource, read_geometry
+from sfxlab.remote.addresses import beside, is_address
 
 Inputs = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -35,12 +35,13 @@ def open_frames(inputs: Inputs, geometry: str | PathLike[str] | Geometry | None 
     Files are HDF5 (CXI, NeXus…), images that fabio reads (CBF, SMV, TIFF…), or whole run directories of European XFEL;
     all of one kind. HDF5 files of many frames are all opened once, read nowhere but in their headers and small tables.
     Of more than 100 single-frame files only the first is opened; one that cannot be read is a `FrameError` later on.
+    Of HDF5 files that a SWMR writer is still filling there are the frames so far: open again for those that come later.
 
     Raises `InputError` or `GeometryError` with file, place and what to do where there is nothing to read, a file cannot
     be read, or the geometry does not fit.
     """
     named = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
-    listed = [entry for item in named for entry in expand(os.fspath(item), is_run_directory)]
+    listed = [entry for item in named for entry in expand(os.fspath(item), holds_run)]
     if not listed:
         raise InputError("no files are given", expected="a file, a glob, a directory or a .lst list of frames")
     kind = _kind(listed[0].path)
@@ -51,7 +52,7 @@ def open_frames(inputs: Inputs, geometry: str | PathLike[str] | Geometry | None 
             expected=f"{kind.name}, as {listed[0].path}", remedy="process them apart",
         )  # fmt: skip
     if geometry is not None:
-        geometry = _with_mask_files(geometry if isinstance(geometry, Geometry) else read_geometry(Path(geometry)))
+        geometry = _with_named_files(geometry if isinstance(geometry, Geometry) else read_geometry(os.fspath(geometry)))
     frames = kind.open(listed, geometry)
     if not len(frames):
         raise InputError(
@@ -109,27 +110,49 @@ def _join(events: Iterable[tuple[EventRange, int]]) -> Iterator[EventRange]:
         yield replace(part, events=chosen)
 
 
-def _with_mask_files(geometry: Geometry) -> Geometry:
-    """The geometry with the absolute paths of its mask files, for workers that run elsewhere."""
-    places = ["", os.path.dirname(geometry.path)] if geometry.path else [""]
+def _with_named_files(geometry: Geometry) -> Geometry:
+    """The geometry with the absolute paths of the files that it names, for workers that run elsewhere."""
     found: dict[str, str] = {}
     for source in geometry.panels:
-        for name in {mask.file for mask in source.masks if mask.file is not None} - found.keys():
-            candidates = [os.path.abspath(os.path.join(place, name)) for place in places]
-            file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+        for name, (kind, key) in _named_files(source).items():
+            if name in found:
+                continue
+            candidates = _candidates(name, geometry.path)
+            file = next((path for path in candidates if is_address(path) or os.path.isfile(path)), None)
             if file is None:
                 raise GeometryError(
-                    "there is no such mask file", path=geometry.path, place=f"panel {source.panel.name}", found=name,
-                    expected=f"one of {', '.join(candidates)}", remedy="correct mask…_file in the geometry file",
+                    f"there is no such {kind}", path=geometry.path, place=f"panel {source.panel.name}", found=name,
+                    expected=f"one of {', '.join(candidates)}", remedy=f"correct {key} in the geometry file",
                 )  # fmt: skip
             found[name] = file
     if not found:
         return geometry
     panels = tuple(
-        replace(s, masks=tuple(replace(m, file=found[m.file]) if m.file else m for m in s.masks))
+        replace(
+            s, masks=tuple(replace(m, file=found[m.file]) if m.file else m for m in s.masks),
+            saturation_map_file=s.saturation_map_file and found[s.saturation_map_file],
+        )
         for s in geometry.panels
-    )
+    )  # fmt: skip
     return replace(geometry, panels=panels)
+
+
+def _named_files(source: PanelSource) -> dict[str, tuple[str, str]]:
+    """The files that a panel names, with what they are and the key that names them."""
+    files = {mask.file: ("mask file", "mask…_file") for mask in source.masks if mask.file is not None}
+    if source.saturation_map_file is not None:
+        files[source.saturation_map_file] = ("saturation map file", "saturation_map_file")
+    return files
+
+
+def _candidates(name: str, geometry_path: str | None) -> list[str]:
+    """Where a file may be that a geometry file names: from the working directory, or from the geometry file on."""
+    if is_address(name):
+        return [name]
+    if geometry_path is not None and is_address(geometry_path):
+        return [beside(geometry_path, name)]
+    places = ["", os.path.dirname(geometry_path)] if geometry_path else [""]
+    return [os.path.abspath(os.path.join(place, name)) for place in places]
 
 
 @dataclass(frozen=True)

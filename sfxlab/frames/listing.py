@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sfxlab.errors import InputError
-from sfxlab.frames.addresses import addresses_named, text_at
-from sfxlab.frames.remote import is_address
+from sfxlab.remote.addresses import is_address
+from sfxlab.remote.files import content_at
+from sfxlab.remote.listing import entries_in, entries_named
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".cxi", ".nxs")
 IMAGE_SUFFIXES = (".cbf", ".cbf.gz", ".cbf.bz2", ".img", ".smv", ".tif", ".tiff", ".edf", ".mccd")
 LIST_SUFFIXES = (".lst", ".list", ".txt")
 
-IsUnit = Callable[[str], bool]
-"""Whether a directory is one input, as a European XFEL run is, and not a folder of files to look through."""
+IsUnit = Callable[[Collection[str]], bool]
+"""Whether a folder with files of these names is one input, as a European XFEL run is, not one to look through."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Listed:
 def expand(item: str, is_unit: IsUnit) -> Iterator[Listed]:
     """The files, and events of them, that one input names. Raises `InputError` where it names none."""
     if is_address(item):
-        yield from _at_address(item)
-    elif os.path.isdir(item) and not is_unit(item):
-        yield from _in_directory(item)
+        yield from _at_address(item, is_unit)
+    elif os.path.isdir(item) and not is_unit(os.listdir(item)):
+        yield from (Listed(os.path.abspath(os.path.join(item, name))) for name in _of_frames(item, os.listdir(item)))
     elif not os.path.exists(item) and glob.has_magic(item):
         paths = sorted(glob.glob(item, recursive=True))
         if not paths:
@@ -61,17 +62,21 @@ def expand(item: str, is_unit: IsUnit) -> Iterator[Listed]:
         yield Listed(os.path.abspath(item))
 
 
-def _at_address(item: str) -> Iterator[Listed]:
-    for address in addresses_named(item, (*HDF5_SUFFIXES, *IMAGE_SUFFIXES)):
-        if address.lower().endswith(LIST_SUFFIXES):
-            yield from _read_list(address)
+def _at_address(item: str, is_unit: IsUnit) -> Iterator[Listed]:
+    for entry in entries_named(item):
+        if entry.is_folder:
+            names = [each.address.removeprefix(entry.address) for each in entries_in(entry.address)]
+            found = [""] if is_unit(names) else _of_frames(entry.address, names)
+            yield from (Listed(entry.address + name) for name in found)
+        elif entry.address.lower().endswith(LIST_SUFFIXES):
+            yield from _read_list(entry.address)
         else:
-            yield Listed(address)
+            yield Listed(entry.address)
 
 
-def _in_directory(folder: str) -> Iterator[Listed]:
-    """The HDF5 files of a directory, or else its images."""
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+def _of_frames(folder: str, all_names: Collection[str]) -> list[str]:
+    """The names of HDF5 files, or else of images, in a folder."""
+    names = sorted(name for name in all_names if not name.startswith("."))
     files, images = (
         [name for name in names if name.lower().endswith(suffixes)] for suffixes in (HDF5_SUFFIXES, IMAGE_SUFFIXES)
     )
@@ -86,13 +91,13 @@ def _in_directory(folder: str) -> Iterator[Listed]:
             expected=f"files ending in {', '.join((*HDF5_SUFFIXES, *IMAGE_SUFFIXES))}",
             remedy="give a glob such as 'run*/data_*.h5'",
         )  # fmt: skip
-    yield from (Listed(os.path.abspath(os.path.join(folder, name))) for name in files or images)
+    return files or images
 
 
 def _read_list(path: str) -> Iterator[Listed]:
     """Files of a list, one a line, each with or without an event (METHODS.md section 1.3)."""
     try:
-        text = text_at(path) if is_address(path) else Path(path).read_text(encoding="utf-8-sig")
+        text = (content_at(path) if is_address(path) else Path(path).read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("the list cannot be read", path=path, found=str(error), expected="text") from error
     found = False

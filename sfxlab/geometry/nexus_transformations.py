@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import GeometryError
+from sfxlab.remote.hdf5 import node_at
 
 LENGTHS = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "cm": 1e-2, "mm": 1e-3,
            "millimetre": 1e-3, "millimeter": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6,
@@ -49,7 +50,10 @@ def text_of(value: Any) -> str | None:
 
 def dataset_of(group: h5py.Group, name: str) -> h5py.Dataset | None:
     """The dataset of a group, None where there is none, or only a link that leads nowhere."""
-    found = group.get(name)
+    try:
+        found = node_at(group, name)
+    except KeyError:
+        return None
     return found if isinstance(found, h5py.Dataset) else None
 
 

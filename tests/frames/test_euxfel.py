@@ -230,3 +230,20 @@ def test_without_extra_data_it_is_said_what_to_install(written, monkeypatch):
     monkeypatch.setitem(sys.modules, "extra_data", None)
     with pytest.raises(InputError, match=r"EXtra-data, which is not installed[\s\S]*sfxlab\[euxfel\]"):
         open_frames(written[0], geometry)
+
+
+def test_a_saturation_map_of_modules_comes_from_a_file_of_its_own(agipd, tmp_path):
+    geometry = geometry_of("AGIPD1M")
+    limits = np.random.default_rng(1).uniform(1e3, 1e4, (16, 512, 128)).astype(np.float32)
+    with h5py.File(tmp_path / "limits.h5", "w") as file:
+        file["limits"] = limits
+
+    def with_map(file: str | None) -> Geometry:
+        panels = (replace(s, saturation_map="/limits", saturation_map_file=file) for s in geometry.panels)
+        return replace(geometry, panels=tuple(panels))
+
+    frames = open_frames(tmp_path / "r0034", with_map(str(tmp_path / "limits.h5")))
+    np.testing.assert_array_equal(frames[1].saturation_map, limits.reshape(-1, 128))
+    assert frames[0].saturation_map is frames[1].saturation_map
+    with pytest.warns(SfxlabWarning, match="r0034: there is no saturation map in such files"):
+        assert open_frames(tmp_path / "r0034", with_map(None))[0].saturation_map is None

@@ -1,4 +1,4 @@
-"""A web server of a folder on the loopback interface: ranges, tags and WebDAV's list of a folder.
+"""A web server of a folder on the loopback interface: ranges, tags and pages that list folders.
 
 `python file_server.py FOLDER PORT` serves until it is killed.
 """
@@ -33,7 +33,6 @@ class FileServer(ThreadingHTTPServer):
         """What a request has to have as its authorization."""
         self.has_ranges = True
         self.has_tags = True
-        self.has_index = True
         self.cut_after: int | None = None
         """Bytes of a body after which the connection is closed."""
 
@@ -74,23 +73,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
-    def do_PROPFIND(self) -> None:
-        folder = self._file()
-        if self._is_refused() or self.headers["Depth"] != "1" or not folder.is_dir():
-            self._send(HTTPStatus.BAD_REQUEST, b"")
-            return
-        names = ["", *(f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir())]
-        hrefs = "".join(f"<D:response><D:href>{self.path}{quote(name)}</D:href></D:response>" for name in names)
-        text = f'<?xml version="1.0"?><D:multistatus xmlns:D="DAV:">{hrefs}</D:multistatus>'
-        self._send(HTTPStatus.MULTI_STATUS, text.encode(), {"Content-Type": "application/xml"})
-
     def _answer(self, with_body: bool) -> None:
         self.server.requests.append((self.command, self.path))
         if self._is_refused():
             return
         path = self._file()
-        if path.is_dir() and self.server.has_index:
-            links = "".join(f'<a href="{quote(p.name)}">{p.name}</a>\n' for p in sorted(path.iterdir()))
+        if path.is_dir():
+            links = "".join(
+                f'<a href="{quote(p.name)}{"/" * p.is_dir()}">{p.name}</a>\n' for p in sorted(path.iterdir())
+            )
             self._send(HTTPStatus.OK, f"<html>{links}</html>".encode(), {"Content-Type": "text/html"}, with_body)
         elif path.is_file():
             self._send_file(path, with_body)

@@ -13,7 +13,8 @@ from typing import Any
 
 import h5py
 
-from sfxlab.frames.remote import RemoteFile, beside
+from sfxlab.remote.addresses import beside
+from sfxlab.remote.files import RemoteFile
 
 _MOST_LINKS = 16
 _BYTES: weakref.WeakValueDictionary[int, RemoteFile] = weakref.WeakValueDictionary()
@@ -48,6 +49,8 @@ def _followed(group: h5py.Group, path: str, most: int) -> Any:
         if not isinstance(node, h5py.Group) or most == 0:
             raise KeyError(path)
         name, rest = part.encode(), "/".join(parts[i + 1 :])
+        if not node.id.links.exists(name):
+            raise KeyError(path)
         kind = node.id.links.get_info(name).type
         if kind == h5py.h5l.TYPE_SOFT:
             return _followed(node, f"{node.id.links.get_val(name).decode()}/{rest}", most - 1)

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
-from dask.utils import parse_bytes
 
 from sfxlab.errors import InputError
 
@@ -37,6 +36,8 @@ def shared_cache() -> BlockCache:
 
     Raises `InputError` where the limit is no size.
     """
+    from dask.utils import parse_bytes  # takes longer than all else that reading a cell or a geometry needs
+
     folder = os.environ.get(FOLDER_VARIABLE) or platformdirs.user_cache_path("sfxlab") / "blocks"
     limit = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
     try:

@@ -1,6 +1,6 @@
 """Files on the network: `s3://`, `https://` and `http://` (WebDAV servers too, `davs://` and `dav://`), through fsspec.
 
-Everything that is read goes through blocks that are kept on the local disk (`sfxlab.frames.block_cache`).
+Everything that is read goes through blocks that are kept on the local disk (`sfxlab.remote.block_cache`).
 """
 
 from __future__ import annotations
@@ -8,87 +8,63 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
-import posixpath
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
-from typing import Any
-
-import fsspec
+from typing import Any, TypeVar
 
 from sfxlab.errors import InputError, SfxlabWarning, UnreachableError
-from sfxlab.frames.block_cache import FOLDER_VARIABLE, shared_cache
-from sfxlab.frames.server_answers import asked
+from sfxlab.remote.block_cache import FOLDER_VARIABLE, shared_cache
+from sfxlab.remote.file_systems import file_system
+from sfxlab.remote.server_answers import asked
 
 BLOCK = 2**20
 """Bytes of a block. Metadata of HDF5 needs a few of them; what is fetched together is asked for together."""
 
-_SCHEMES = {"s3": "s3", "https": "https", "http": "http", "davs": "https", "dav": "http"}
-"""Schemes of addresses, and the protocol that each is spoken in."""
 _MOST_AT_ONCE = 64 * BLOCK
 _MOST_AHEAD = 8 * BLOCK
 _CONSIDERABLE = 2**16
 """Reads from so many bytes on are of pixels, and tell whether these are read in order."""
 _PAUSES = (0.5, 1.5, 3.0)
 """Seconds between attempts over HTTP; s3fs makes its own."""
+_LARGEST_SMALL_FILE = 2**28
+
+Result = TypeVar("Result")
 
 
-def is_address(path: object) -> bool:
-    """Whether a path is an address on the network."""
-    return isinstance(path, str) and "://" in path
+def content_at(address: str) -> bytes:
+    """All of a small file on the network: a geometry, a cell, a list. Raises `InputError`.
 
-
-def beside(address: str, name: str) -> str:
-    """The address of a file that the one at `address` refers to, in the same place where `name` is a path from `/`."""
-    if is_address(name):
-        return name
-    return f"{address.rpartition('/')[0]}/{posixpath.basename(name) if name.startswith('/') else name}"
-
-
-def file_system(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address, and its own way to write the address.
-
-    Settings are fsspec's: its configuration files, and variables such as `FSSPEC_S3_ENDPOINT_URL`; for S3 those of AWS
-    too. Raises `InputError` where the scheme is unknown, the library for it is missing, or the address has a password.
+    It is fetched as a whole, because not every server of small files can do otherwise.
     """
-    scheme, _, rest = address.partition("://")
-    protocol = _SCHEMES.get(scheme)
-    if protocol is None:
-        raise InputError(
-            "addresses of this kind cannot be read", path=address,
-            expected=", ".join(f"{known}://" for known in _SCHEMES), remedy="copy or mount the file",
-        )  # fmt: skip
-    if "@" in rest.partition("/")[0]:
-        raise InputError(
-            "the address contains a password, which would end up in records", path=f"{scheme}://…@{rest.split('@')[-1]}",
-            expected="an address without one", remedy="write the password to ~/.netrc",
-        )  # fmt: skip
-    try:
-        system = fsspec.filesystem(protocol, **_options(protocol))
-    except ImportError as error:
-        raise InputError(
-            "a library for addresses of this kind is missing", path=address, found=str(error),
-            remedy="pip install 'sfxlab[remote]'",
-        ) from error  # fmt: skip
-    return system, rest if protocol == "s3" else f"{protocol}://{rest}"
+    system, path = file_system(address)
+
+    def fetch() -> bytes:
+        size = system.info(path)["size"]
+        if size is not None and size > _LARGEST_SMALL_FILE:
+            raise InputError(
+                "this is too long for a geometry, a cell or a list of files", path=address, found=f"{size} bytes"
+            )
+        content: bytes = system.cat_file(path)
+        return content
+
+    return _again(address, lambda: asked(address, fetch))
 
 
-def _options(protocol: str) -> dict[str, Any]:
-    """What is set otherwise than s3fs and fsspec do, unless the user sets it."""
-    if protocol == "s3":
-        # A listing that is kept would hide that an object has changed since.
-        return {"use_listings_cache": False}
-    import aiohttp
-
-    settings = fsspec.config.conf
-    said = {**settings.get("http", {}), **settings.get("https", {})}.get("client_kwargs", {})
-    # aiohttp waits for no more than 5 minutes in all, however fast the bytes come.
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-    return {"client_kwargs": {"trust_env": True, "timeout": patience, **said}}
+def _again(address: str, ask: Callable[[], Result]) -> Result:
+    """What a server answers, asked again where the connection is lost."""
+    for pause in () if _is_s3(address) else _PAUSES:
+        try:
+            return ask()
+        except UnreachableError as error:
+            if not error.is_passing:
+                raise
+        time.sleep(pause)
+    return ask()
 
 
 @dataclass(frozen=True)
@@ -125,7 +101,6 @@ class RemoteFile(io.RawIOBase):
         self.size = self.version.size
         self.neighbours: dict[str, Any] = {}
         """Files that this one refers to, opened, by their names in it."""
-        self._repeated = () if _is_s3(address) else _PAUSES
         self._cache = shared_cache()
         self._key = hashlib.sha256(f"{address}\n{self.version.key}".encode()).hexdigest()
         self._position = 0
@@ -209,11 +184,12 @@ class RemoteFile(io.RawIOBase):
 
     def _fetched(self, numbers: range) -> bytes:
         """Consecutive blocks from the server, which are kept from now on."""
-        data = self._request(numbers[0] * BLOCK, min(numbers.stop * BLOCK, self.size))
+        first, stop = numbers[0] * BLOCK, min(numbers.stop * BLOCK, self.size)
+        data = _again(self.address, lambda: self._request(first, stop))
         view = memoryview(data)
         try:
             for number in numbers:
-                start = (number - numbers[0]) * BLOCK
+                start = number * BLOCK - first
                 self._cache.write(self._key, number, view[start : start + BLOCK])
         except OSError as error:
             warnings.warn(
@@ -225,17 +201,6 @@ class RemoteFile(io.RawIOBase):
         return data
 
     def _request(self, start: int, stop: int) -> bytes:
-        """Bytes from the server, asked for again where the connection is lost."""
-        for pause in self._repeated:
-            try:
-                return self._request_once(start, stop)
-            except UnreachableError as error:
-                if not error.is_passing:
-                    raise
-            time.sleep(pause)
-        return self._request_once(start, stop)
-
-    def _request_once(self, start: int, stop: int) -> bytes:
         data: bytes = asked(self.address, lambda: self._handle._fetch_range(start, stop))
         if len(data) != stop - start:
             raise UnreachableError(

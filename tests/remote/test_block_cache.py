@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from sfxlab.errors import InputError
-from sfxlab.frames.block_cache import BlockCache, shared_cache
+from sfxlab.remote.block_cache import BlockCache, shared_cache
 
 _WRITER = """
 import sys
 from pathlib import Path
-from sfxlab.frames.block_cache import BlockCache
+from sfxlab.remote.block_cache import BlockCache
 
 cache = BlockCache(Path(sys.argv[1]), int(sys.argv[2]))
 sys.stdin.readline()
