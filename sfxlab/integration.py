@@ -18,6 +18,9 @@ from sfxlab.recipe import IntegrationRecipe
 IMPLAUSIBLE = -5.0
 """Reflections below so many standard deviations are no measurement."""
 
+_NO_MAP = np.empty((0, 0), dtype=np.float32)
+_NO_MAP.flags.writeable = False
+
 
 @dataclass(frozen=True)
 class Reflections:
@@ -45,7 +48,7 @@ class Reflections:
     resolution: NDArray[np.float32]
     """|q| = 1/d, 1/Å."""
     saturated: NDArray[np.bool_]
-    """A pixel of the peak reached the detector's maximum."""
+    """A pixel of the peak reached `max_adu` of its panel, or what the saturation map says of it."""
 
     def __len__(self) -> int:
         return len(self.h)
@@ -71,11 +74,12 @@ def integrate(
     recipe = recipe or IntegrationRecipe()
     owner = _owners(frame, predictions, recipe.peak_radius)
     gain = frame.detector.arrays.gain(frame.detector, frame.photon_energy)
+    saturation_map = _NO_MAP if frame.saturation_map is None else frame.saturation_map
     results = []
     for prediction in predictions:
         sums = sum_rings(
             frame.data, frame.bad, owner, prediction.panel, prediction.fs, prediction.ss,
-            frame.detector.arrays.bounds, gain, frame.detector.arrays.max_adu,
+            frame.detector.arrays.bounds, gain, frame.detector.arrays.max_adu, saturation_map,
             recipe.peak_radius, recipe.background_inner, recipe.background_outer,
         )  # fmt: skip
         results.append(_reflections(prediction, sums))
@@ -142,6 +146,7 @@ def sum_rings(
     bounds: NDArray[np.int64],
     gain: NDArray[np.float64],
     max_adu: NDArray[np.float64],
+    saturation_map: NDArray[np.float32],
     peak_radius: float,
     inner: float,
     outer: float,
@@ -149,7 +154,8 @@ def sum_rings(
     """Intensity, sigma, highest pixel, mean background (ADU) and saturation (0 or 1) of reflections at fs, ss, (n, 5).
 
     I = Σ(p − b) over the m pixels of the peak; σ² = g max(|I|, g) + m σ_b² (1 + m / n_b), with g ADU per photon and the
-    n_b background pixels' mean b and variance σ_b². Rows without a result are NaN.
+    n_b background pixels' mean b and variance σ_b². Rows without a result are NaN. `saturation_map` has the shape of
+    `data`, or no pixels where only `max_adu` counts.
     """
     out = np.full((len(fs), 5), np.nan, dtype=np.float32)
     reach = math.ceil(outer)
@@ -182,7 +188,7 @@ def sum_rings(
                 m += 1
                 total += value - mean
                 highest = max(highest, value - mean)
-                if value >= max_adu[panel[n]]:
+                if value >= max_adu[panel[n]] or (saturation_map.size and value >= saturation_map[i, j]):
                     saturated = 1.0
         # Where another's prediction falls into the middle of this peak, the two cannot be told apart.
         if not complete or owner[row, column] > 1:

@@ -1,5 +1,7 @@
 """Ring summation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from sfxlab.diffraction import Prediction
 from sfxlab.frames import Frame, FrameId
+from sfxlab.geometry import Detector
 from sfxlab.integration import integrate, sum_rings
 from sfxlab.recipe import IntegrationRecipe
 
@@ -30,10 +33,12 @@ def test_sums_are_those_of_plain_numpy(seed):
     data = rng.poisson(7, (60, 60)).astype(np.uint16)
     bad = (rng.random(data.shape) < 0.02).astype(np.uint8)
     fs, ss = rng.uniform(8, 52, 5), rng.uniform(8, 52, 5)
+    limits = rng.uniform(13, 40, data.shape if seed % 2 else (0, 0)).astype(np.float32)
     found = sum_rings(
         data, bad, np.zeros_like(bad), np.zeros(5, np.int16), fs, ss, np.array([[0, 60, 0, 60]]),
-        np.array([2.0]), np.array([15.0]), 3.0, 4.0, 6.0,
+        np.array([2.0]), np.array([15.0]), limits, 3.0, 4.0, 6.0,
     )  # fmt: skip
+    saturated = data >= np.minimum(15, limits if limits.size else np.inf)
     y, x = np.mgrid[:60, :60]
     for row, f, s in zip(found, fs, ss, strict=True):
         distance = np.hypot(x - np.floor(f), y - np.floor(s))
@@ -47,7 +52,7 @@ def test_sums_are_those_of_plain_numpy(seed):
         sigma = np.sqrt(2.0 * max(abs(total), 2.0) + m * variance * (1 + m / ring.sum()))
         np.testing.assert_allclose(
             row,
-            [total, sigma, data[peak].max() - background, background, (data[peak] >= 15).any()],
+            [total, sigma, data[peak].max() - background, background, saturated[peak].any()],
             rtol=1e-4,
             atol=1e-4,
         )
@@ -101,6 +106,39 @@ def test_bad_pixels_borders_and_saturation(detector):
     assert found.h.tolist() == [3]
     assert found.intensity[0] == pytest.approx(0, abs=1e-4)
     assert not found.saturated[0]
+
+
+def test_a_saturation_map_and_max_adu_both_count(detector):
+    """A map of one value is as good as that `max_adu`; of the two the lower one counts."""
+    rng = np.random.default_rng(3)
+    data = rng.poisson(10, (512, 512)).astype(np.float32)
+    positions = [(f, s) for f in range(20, 500, 24) if abs(f - 256) > 10 for s in range(20, 500, 24)]
+    for (f, s), height in zip(positions, rng.uniform(50, 150, len(positions)), strict=True):
+        data[s, f] = height
+    predictions = [prediction_at(positions, detector)]
+
+    def saturated(max_adu, value):
+        panels = tuple(replace(panel, max_adu=max_adu) for panel in detector.panels)
+        limits = None if value is None else np.full(data.shape, value, np.float32)
+        frame = make_frame(Detector(panels, detector.shape, detector.camera_length), data)
+        return integrate(replace(frame, saturation_map=limits), predictions)[0].saturated
+
+    by_panel = saturated(100.0, None)
+    assert 0 < by_panel.sum() < len(positions)
+    for max_adu, value in ((np.inf, 100.0), (100.0, np.inf), (100.0, 120.0), (120.0, 100.0)):
+        np.testing.assert_array_equal(saturated(max_adu, value), by_panel)
+
+
+def test_of_the_pixels_of_a_peak_each_has_its_own_limit(detector):
+    data = np.full((512, 512), 10, dtype=np.uint16)
+    data[100, 100], data[100, 101] = 500, 60
+    limits = np.full(data.shape, np.inf, dtype=np.float32)
+    limits[100, 100] = 501
+    predictions = [prediction_at([(100.5, 100.5)], detector)]
+    frame = replace(make_frame(detector, data), saturation_map=limits)
+    assert not integrate(frame, predictions)[0].saturated[0]
+    limits[100, 101] = 60
+    assert integrate(frame, predictions)[0].saturated[0]
 
 
 def test_far_below_zero_is_no_measurement(detector):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -46,10 +47,39 @@ class Frame:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else came along, by its name in the file."""
 
+    saturation_map: NDArray[np.float32] | None = None
+    """Values from which on single pixels are saturated, as all are from `max_adu` of their panel on; infinite where
+    there is none, same shape as `data`. None where no geometry file names such a map."""
+
     @property
     def wavelength(self) -> float:
         """Å."""
         return HC_EV_ANGSTROM / self.photon_energy
+
+    def saturated_near(
+        self,
+        panel: NDArray[np.integer],
+        fs: NDArray[np.floating],
+        ss: NDArray[np.floating],
+        radius: NDArray[np.floating],
+    ) -> NDArray[np.bool_]:
+        """Whether a good pixel within `radius` (pixels) of the one under fs, ss is saturated, (n,); all arguments (n,).
+
+        Pixels of other panels do not count.
+        """
+        reach = math.ceil(radius.max(initial=0.0))
+        down, right = (offsets.ravel() for offsets in np.mgrid[-reach : reach + 1, -reach : reach + 1])
+        row = np.floor(ss).astype(np.int64)[:, None] + down
+        column = np.floor(fs).astype(np.int64)[:, None] + right
+        r0, r1, c0, c1 = (bound[:, None] for bound in self.detector.arrays.bounds[panel].T)
+        counts = (r0 <= row) & (row < r1) & (c0 <= column) & (column < c1)
+        counts &= down**2 + right**2 <= radius[:, None] ** 2
+        row, column = np.where(counts, row, 0), np.where(counts, column, 0)
+        limit = np.broadcast_to(self.detector.arrays.max_adu[panel][:, None], row.shape)
+        if self.saturation_map is not None:
+            limit = np.minimum(limit, self.saturation_map[row, column])
+        saturated = counts & (self.bad[row, column] == 0) & (self.data[row, column] >= limit)
+        return np.asarray(saturated.any(axis=1))
 
     def __repr__(self) -> str:
         rows, columns = self.data.shape
@@ -82,6 +112,11 @@ class FrameSource(Protocol):
     @property
     def paths(self) -> tuple[str, ...]:
         """The files that the frames come from, in order of first use."""
+        ...
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that are read for the frames: `paths`, and others that these or the geometry lead to."""
         ...
 
     @property

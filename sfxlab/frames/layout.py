@@ -93,34 +93,37 @@ def frame_axes(dims: Dims, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(size for size, value in zip(shape, dims, strict=True) if value == PLACEHOLDER)
 
 
-def mask_selection(block: Block, mask: h5py.Dataset, indices: Sequence[int]) -> Selection:
-    """The part of a mask array that belongs to a block in one frame.
+def selection_beside(
+    block: Block, array: h5py.Dataset, indices: Sequence[int], name: str, key: str, types: str
+) -> Selection:
+    """The part of an array of masks, or of other values for each pixel, that belongs to a block in one frame.
 
-    A mask has the axes of the data, or these without the frames', or ss and fs only. An axis of frames of length 1
-    serves all frames. Raises `GeometryError` where the mask is anything else.
+    The array has the axes of the data, or these without the frames', or ss and fs only. An axis of frames of length 1
+    serves all frames. Raises `GeometryError`, which calls it by `name` and `key`, where it is anything else, or of none
+    of the kinds `types` of numpy's data types.
     """
     dims = block.dims
     without_frames = tuple(value for value in dims if value != PLACEHOLDER)
     candidates = {2: ("ss", "fs"), len(without_frames): without_frames, len(dims): dims}
-    found = candidates.get(mask.ndim)
-    if found is not None and mask.dtype.kind in "iubf":
-        rows, columns = mask.shape[found.index("ss")], mask.shape[found.index("fs")]
-        numbers = [i if size > 1 else 0 for i, size in zip(indices, frame_axes(found, mask.shape), strict=False)]
+    found = candidates.get(array.ndim)
+    if found is not None and array.dtype.kind in types:
+        rows, columns = array.shape[found.index("ss")], array.shape[found.index("fs")]
+        numbers = [i if size > 1 else 0 for i, size in zip(indices, frame_axes(found, array.shape), strict=False)]
         selection = _selection(found, numbers, block.rows, block.columns)
-        fixed = all(i < size for i, size in zip(selection, mask.shape, strict=True) if isinstance(i, int))
+        fixed = all(i < size for i, size in zip(selection, array.shape, strict=True) if isinstance(i, int))
         if rows >= block.rows and columns >= block.columns and fixed:
             return selection
     raise GeometryError(
-        "the mask does not fit the data", path=mask.file.filename, place=mask.name,
-        found=f"{_shape(mask.shape)} of {mask.dtype}",
+        f"the {name} does not fit the data", path=array.file.filename, place=array.name,
+        found=f"{_shape(array.shape) or 'one value'} of {array.dtype}",
         expected=f"{block.rows} × {block.columns} pixels (ss × fs), or the data array's own axes",
-        remedy="correct mask…_data in the geometry file",
+        remedy=f"correct {key} in the geometry file",
     )  # fmt: skip
 
 
-def is_per_frame(block: Block, mask: h5py.Dataset) -> bool:
-    """Whether a mask array holds one mask for each frame."""
-    return mask.ndim == len(block.dims) and math.prod(frame_axes(block.dims, mask.shape)) > 1
+def is_per_frame(block: Block, array: h5py.Dataset) -> bool:
+    """Whether an array beside the data holds one mask, or what else it holds, for each frame."""
+    return array.ndim == len(block.dims) and math.prod(frame_axes(block.dims, array.shape)) > 1
 
 
 def _selection(dims: Dims, indices: Sequence[int], rows: int, columns: int) -> Selection:

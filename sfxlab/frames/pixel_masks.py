@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.frames.events import PLACEHOLDER, fill_placeholders
+from sfxlab.errors import InputError
 from sfxlab.frames.flagged_values import FlaggedWindow, with_flagged
-from sfxlab.frames.hdf5_file import OpenFile, OpenFiles
-from sfxlab.frames.layout import is_per_frame, mask_selection
+from sfxlab.frames.hdf5_file import OpenFiles
+from sfxlab.frames.pixel_arrays import PixelArray, sources_by_block
 from sfxlab.geometry import Geometry
-from sfxlab.geometry.geometry import Block, MaskSource
 from sfxlab.geometry.masks import geometry_bad_map, masked, window
-
-Windows = tuple[tuple[slice, slice], ...]
 
 
 @lru_cache(maxsize=4)
@@ -30,25 +27,27 @@ def _geometry_bad(geometry: Geometry) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class _MaskReading:
-    """A mask array that applies to a block, or to some windows of the slab in it."""
+class _Mask:
+    """A mask array, and which of its bits mean what."""
 
-    block: Block
-    mask: MaskSource
-    windows: Windows
+    number: int
+    """0 to 7; masks of one number are of different parts of the slab."""
+    array: PixelArray
+    good_bits: int
+    bad_bits: int
 
-    @property
-    def has_placeholder(self) -> bool:
-        return PLACEHOLDER in self.mask.data.split("/")
+    def mark(
+        self, bad: NDArray[np.uint8], files: OpenFiles, path: str, tags: Sequence[str], indices: Sequence[int]
+    ) -> tuple[int, int]:
+        """Read the mask and set what it calls bad, and pixels that it is missing for.
 
-    def mark(self, bad: NDArray[np.uint8], file: OpenFile, tags: Sequence[str], indices: Sequence[int]) -> None:
-        """Read the mask and set what it calls bad."""
-        array = file.array(fill_placeholders(self.mask.data, tags))
-        values = array.part(mask_selection(self.block, array.dataset, indices))
-        marks = masked(values, self.mask.good_bits, self.mask.bad_bits)
-        top = self.block.row
-        for rows, columns in self.windows:
-            bad[rows, columns] |= marks[rows.start - top : rows.stop - top, columns]
+        Returns the number of these, and of all pixels that it is for.
+        """
+        n_missing, n_pixels = 0, 0
+        for place, values, missing in self.array.parts(files, path, tags, indices):
+            bad[place] |= masked(values, self.good_bits, self.bad_bits) | missing
+            n_missing, n_pixels = n_missing + int(np.count_nonzero(missing)), n_pixels + missing.size
+        return n_missing, n_pixels
 
 
 class PixelMasks:
@@ -56,9 +55,20 @@ class PixelMasks:
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
-        self._readings = _mask_readings(geometry)
+        self._masks = tuple(
+            _Mask(
+                mask.number, PixelArray("mask", "mask…_data", "iubf", block, mask.data, mask.file, windows),
+                mask.good_bits, mask.bad_bits,
+            )
+            for mask, block, windows in sources_by_block(geometry, lambda source: source.masks)
+        )  # fmt: skip
         self._flags = _flag_windows(geometry)
         self._everywhere: NDArray[np.uint8] | None = None
+
+    @property
+    def arrays(self) -> tuple[PixelArray, ...]:
+        """The masks that come from files."""
+        return tuple(mask.array for mask in self._masks)
 
     def bad(
         self, data: NDArray[Any], files: OpenFiles, path: str, tags: Sequence[str], indices: Sequence[int]
@@ -68,11 +78,10 @@ class PixelMasks:
         Raises `SfxlabError` where a mask is missing or does not fit.
         """
         bad = self._of_file(files, path)
-        per_frame = [r for r in self._readings if not self._is_lasting(r, files, path)]
+        per_frame = [mask for mask in self._masks if not mask.array.is_lasting(files, path)]
         if per_frame:
             bad = bad.copy()
-        for reading in per_frame:
-            reading.mark(bad, files[reading.mask.file or path], tags, indices)
+        _mark(bad, per_frame, files, path, tags, indices)
         return self.with_values(data, bad)
 
     def with_values(self, data: NDArray[Any], bad: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -83,14 +92,13 @@ class PixelMasks:
 
     def check(self, files: OpenFiles, path: str, tags: Sequence[str], indices: Sequence[int]) -> None:
         """Raise `SfxlabError` where a mask of a frame is missing or does not fit, reading none of it."""
-        for reading in self._readings:
-            dataset = files[reading.mask.file or path].dataset(fill_placeholders(reading.mask.data, tags))
-            mask_selection(reading.block, dataset, indices)
+        for array in self.arrays:
+            array.check(files, path, tags, indices)
 
     def of_geometry(self, files: OpenFiles) -> NDArray[np.uint8]:
         """What is bad whatever file the frames are in: by the geometry, and by masks in files of their own."""
         if self._everywhere is None:
-            elsewhere = [r for r in self._readings if r.mask.file and self._is_lasting(r, files, r.mask.file)]
+            elsewhere = [m for m in self._masks if m.array.file and m.array.is_lasting(files, m.array.file)]
             self._everywhere = _marked(_geometry_bad(self._geometry), elsewhere, files, "")
         return self._everywhere
 
@@ -98,38 +106,44 @@ class PixelMasks:
         """What is bad in every frame of a file."""
         derived = files[path].derived
         if "bad" not in derived:
-            own = [r for r in self._readings if r.mask.file is None and self._is_lasting(r, files, path)]
+            own = [m for m in self._masks if m.array.file is None and m.array.is_lasting(files, path)]
             derived["bad"] = _marked(self.of_geometry(files), own, files, path)
         found: NDArray[np.uint8] = derived["bad"]
         return found
 
-    @staticmethod
-    def _is_lasting(reading: _MaskReading, files: OpenFiles, path: str) -> bool:
-        if reading.has_placeholder:
-            return False
-        return not is_per_frame(reading.block, files[reading.mask.file or path].dataset(reading.mask.data))
 
-
-def _mask_readings(geometry: Geometry) -> tuple[_MaskReading, ...]:
-    found = []
-    for block in geometry.blocks:
-        sources = [s for s in geometry.panels if (s.data, s.dims) == (block.data, block.dims)]
-        for mask in dict.fromkeys(mask for source in sources for mask in source.masks):
-            windows: Windows = tuple(window(s.panel) for s in sources if mask in s.masks)
-            if len(windows) == len(sources):
-                windows = (np.s_[block.row : block.row + block.rows, 0 : block.columns],)
-            found.append(_MaskReading(block, mask, windows))
-    return tuple(found)
-
-
-def _marked(bad: NDArray[np.uint8], readings: Sequence[_MaskReading], files: OpenFiles, path: str) -> NDArray[np.uint8]:
+def _marked(bad: NDArray[np.uint8], masks: Sequence[_Mask], files: OpenFiles, path: str) -> NDArray[np.uint8]:
     """`bad` with masks that hold for all frames, read-only; itself where there are none."""
-    if readings:
+    if masks:
         bad = bad.copy()
-        for reading in readings:
-            reading.mark(bad, files[reading.mask.file or path], (), (0,) * len(reading.block.dims))
+        _mark(bad, masks, files, path)
         bad.flags.writeable = False
     return bad
+
+
+def _mark(
+    bad: NDArray[np.uint8],
+    masks: Sequence[_Mask],
+    files: OpenFiles,
+    path: str,
+    tags: Sequence[str] = (),
+    indices: Sequence[int] | None = None,
+) -> None:
+    """Set what masks call bad. Raises `InputError` where nothing of one is there, which would leave no good pixel."""
+    counts: dict[int, tuple[int, int]] = {}
+    for mask in masks:
+        numbers = (0,) * len(mask.array.block.dims) if indices is None else indices
+        missing, pixels = mask.mark(bad, files, path, tags, numbers)
+        before = counts.get(mask.number, (0, 0))
+        counts[mask.number] = before[0] + missing, before[1] + pixels
+    for mask in masks:
+        missing, pixels = counts[mask.number]
+        if missing == pixels:
+            raise InputError(
+                "the file with the mask is missing, or has not what the virtual dataset refers to",
+                path=mask.array.file or path, place=mask.array.data, expected="that file beside this one",
+                remedy="copy it there; frames whose masks are there can be read",
+            )  # fmt: skip
 
 
 def _flag_windows(geometry: Geometry) -> tuple[FlaggedWindow, ...]:

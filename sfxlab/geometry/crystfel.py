@@ -15,6 +15,8 @@ from sfxlab.errors import GeometryError, SfxlabWarning, suggestion
 from sfxlab.geometry.crystfel_panels import PANEL_KEYS, PanelEntries, canonical_key, panel_sources
 from sfxlab.geometry.crystfel_values import Entry, integer, names, number, quantity
 from sfxlab.geometry.geometry import BadArea, BadPixels, Geometry, Group, PanelSource, Quantity
+from sfxlab.remote.addresses import is_address
+from sfxlab.remote.files import content_at
 
 _ENERGY_KEYS = ("photon_energy", "wavelength", "electron_voltage")
 _TOP_KEYS = (
@@ -32,14 +34,13 @@ _OBSOLETE_KEYS = ("badrow_direction", "rail_direction", "photon_energy_scale", "
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Read a CrystFEL geometry file.
+    """Read a CrystFEL geometry file, on disk or at an address.
 
-    Raises `GeometryError` naming the file and the line for whatever is missing or wrong in it; warns
-    (`SfxlabWarning`) of what it says in vain.
+    Raises `GeometryError` naming the file and the line for whatever is missing or wrong in it, `UnreachableError` where
+    a server does not give it; warns (`SfxlabWarning`) of what it says in vain.
     """
-    path = Path(path)
     try:
-        content = path.read_bytes()
+        content = content_at(str(path)) if is_address(path) else Path(path).read_bytes()
     except FileNotFoundError:
         raise GeometryError(
             "there is no such geometry file", path=path, remedy="check the path given with -g"
@@ -134,8 +135,6 @@ def _assemble(draft: _Draft, text: str) -> Geometry:
     clen = _camera_length(draft)
     panels = panel_sources(draft.panels, draft.path)
     top = {key: entry for key, entry in draft.top.items() if key not in ("clen", energy.key)}
-    if any(p.saturation_map or p.saturation_map_file for p in panels):
-        draft.warn("saturation_map", "maps of saturation values are kept but not used; max_adu is")
     if draft.rigid_groups:
         draft.warn("rigid_group_…", "rigid groups are no longer used; write 'group_NAME = …' to move panels together")
     regions = tuple(_bad_region(draft, name, keys) for name, keys in draft.bad.items())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 from sfxlab.errors import OutputExistsError
 from sfxlab.geometry.detector import Vector
 from sfxlab.geometry.geometry import BadPixels, Geometry, Group, PanelSource, Quantity
+from sfxlab.whole_files import written_whole
 
 
 def format_geometry(geometry: Geometry) -> str:
@@ -33,19 +33,16 @@ def format_geometry(geometry: Geometry) -> str:
 def write_geometry(geometry: Geometry, path: str | Path, overwrite: bool = False) -> None:
     """Write a CrystFEL geometry file, whole or not at all.
 
-    Raises `OutputExistsError` where there is a file already that is not to be overwritten.
+    Raises `OutputExistsError` where there is a file already that is not to be overwritten, `RunError` where it cannot
+    be written.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputExistsError(
             "the geometry file exists", path=path, remedy="choose another name, or ask for it to be overwritten"
         )
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(format_geometry(geometry))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with written_whole(path) as file:
+        file.write(format_geometry(geometry).encode("utf-8"))
 
 
 def _top_lines(geometry: Geometry) -> list[str]:

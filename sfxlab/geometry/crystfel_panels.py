@@ -78,6 +78,11 @@ def _panel_source(name: str, entries: PanelEntries, path: str | None) -> PanelSo
             f"panel '{name}' is incomplete: {', '.join(missing)} missing", path=path, place=f"panel {name}",
             remedy=f"add, with your values, {', '.join(f'{name}/{k} = {_REQUIRED_KEYS[k]}' for k in missing)}",
         )  # fmt: skip
+    if "saturation_map_file" in keys and "saturation_map" not in keys:
+        raise keys["saturation_map_file"].error(
+            "saturation_map too, the HDF5 path in that file", "the saturation map has a file but no path in it",
+            "add 'saturation_map = /saturation' (with your path)",
+        )  # fmt: skip
     resolution = number(keys["res"])
     if resolution <= 0:
         raise keys["res"].error("pixels per metre, more than 0")

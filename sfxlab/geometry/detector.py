@@ -21,6 +21,9 @@ HC_EV_ANGSTROM = 12398.4198
 
 Vector = tuple[float, float, float]
 
+_SAMPLED = 1 << 16
+"""Pixels of a sample of a detector, at most about."""
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -138,6 +141,18 @@ class Detector:
         a = self.arrays
         map_pixels(quantity, a.bounds, a.corner, a.fs, a.ss, values)
         return values
+
+    @cached_property
+    def sampled(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Some 50,000 pixels, evenly spread: their places in the flattened slab, and wavelength times |q|, (n,)."""
+        stride = max(1, math.ceil(math.sqrt(sum(p.rows * p.columns for p in self.panels) / _SAMPLED)))
+        places, sines = [], []
+        for i, p in enumerate(self.panels):
+            ss, fs = np.mgrid[stride // 2 : p.rows : stride, stride // 2 : p.columns : stride].reshape(2, -1)
+            ss, fs = ss + p.row, fs + p.column
+            places.append(ss * self.shape[1] + fs)
+            sines.append(np.linalg.norm(self.q(np.full(len(fs), i), fs + 0.5, ss + 0.5, HC_EV_ANGSTROM), axis=1))
+        return np.concatenate(places), np.concatenate(sines).astype(np.float32)
 
     def __reduce__(self) -> tuple[type[Detector], tuple[object, ...]]:
         # The cached maps are as large as frames and are made anew where they are needed.

@@ -116,7 +116,9 @@ class PanelSource:
     mask_edge_pixels: int = 0
     """Width of the border that is bad."""
     saturation_map: str | None = None
+    """HDF5 path of the values at which single pixels are saturated, besides `max_adu`; `%` as in masks."""
     saturation_map_file: str | None = None
+    """HDF5 file; the data file where None."""
 
 
 @dataclass(frozen=True)

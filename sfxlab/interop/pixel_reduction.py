@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -66,26 +65,50 @@ def reduced_pixels(
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Pixels and bad pixels of a frame in the slab of `geometry`, which `reduced_panels` made.
 
-    Bad pixels are 0 in a sum and a count. A sum with a saturated pixel in it is saturated.
+    Bad pixels are 0 in a sum and a count. A sum with a saturated pixel in it is saturated, by `max_adu` or by what
+    `reduced_saturation` gives; it is bad where neither says from which value on.
     """
     if reduction.is_lossless:
         return frame.data, frame.bad
+    saturation = reduced_saturation(frame, reduction, geometry)
     data = np.zeros(geometry.shape, dtype=_reduced_type(frame.data.dtype, reduction))
     bad = np.ones(geometry.shape, dtype=np.uint8)
     for before, source in zip(frame.detector.panels, geometry.panels, strict=True):
         after = source.panel
         values, marks = frame.data[window(before)], frame.bad[window(before)] != 0
-        saturated = values >= before.max_adu
+        saturated = values >= _limits(frame, before)
         values = np.where(marks, 0, values)
         if reduction.photons is not None:
             values = np.maximum(np.rint(values / before.gain(frame.photon_energy)), 0)
         values = _bins(values, reduction.bin, after).sum(axis=(1, 3))
-        if math.isfinite(after.max_adu):
-            lost = _bins(saturated, reduction.bin, after).any(axis=(1, 3)) | (values > after.max_adu)
-            values[lost] = after.max_adu
+        most = np.broadcast_to(after.max_adu if saturation is None else saturation[window(after)], values.shape)
+        lost = _bins(saturated, reduction.bin, after).any(axis=(1, 3)) | (values > most)
+        values[lost] = np.where(np.isfinite(most), np.ceil(most), 0)[lost]
         data[window(after)] = values
-        bad[window(after)] = _bins(marks, reduction.bin, after).any(axis=(1, 3))
+        bad[window(after)] = _bins(marks, reduction.bin, after).any(axis=(1, 3)) | (lost & np.isinf(most))
     return data, bad
+
+
+def reduced_saturation(frame: Frame, reduction: PixelReduction, geometry: Geometry) -> NDArray[np.float32] | None:
+    """A frame's saturation map in the slab of `geometry`: of a sum, the sum of its pixels' values. None without one."""
+    if frame.saturation_map is None or reduction.is_lossless:
+        return frame.saturation_map
+    reduced = np.full(geometry.shape, np.inf, dtype=np.float32)
+    for before, source in zip(frame.detector.panels, geometry.panels, strict=True):
+        limits = _limits(frame, before)
+        if frame.data.dtype.kind in "iu":
+            limits = np.minimum(limits, np.iinfo(frame.data.dtype).max)
+        if reduction.photons is not None:
+            limits = np.maximum(np.rint(limits / before.gain(frame.photon_energy)), 1)
+        sums = _bins(limits, reduction.bin, source.panel).sum(axis=(1, 3))
+        reduced[window(source.panel)] = np.minimum(sums, source.panel.max_adu)
+    return reduced
+
+
+def _limits(frame: Frame, panel: Panel) -> NDArray[np.float64]:
+    """Values from which on a panel's pixels are saturated, (rows, columns)."""
+    limits = np.full((panel.rows, panel.columns), panel.max_adu)
+    return limits if frame.saturation_map is None else np.minimum(limits, frame.saturation_map[window(panel)])
 
 
 def reduced_peaks(peaks: Peaks, before: Geometry, after: Geometry, reduction: PixelReduction) -> Peaks:

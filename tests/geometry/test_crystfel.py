@@ -81,6 +81,16 @@ def test_a_default_holds_only_for_panels_first_mentioned_after_it():
     assert [p.panel.max_adu for p in without_own.panels] == [np.inf, 5]
 
 
+def test_a_saturation_map_belongs_to_a_panel_and_may_be_in_a_file_of_its_own():
+    text = with_line(ONE_PANEL, "saturation_map = /a\nsaturation_map_file = a.h5")
+    (panel,) = parse_geometry(text).panels
+    assert (panel.saturation_map, panel.saturation_map_file) == ("/a", "a.h5")
+    (panel,) = parse_geometry(text + "p0/saturation_map = /%/b\n").panels
+    assert (panel.saturation_map, panel.saturation_map_file) == ("/%/b", "a.h5")
+    with pytest.raises(GeometryError, match="the saturation map has a file but no path in it"):
+        parse_geometry(with_line(ONE_PANEL, "saturation_map_file = a.h5"))
+
+
 def test_comments_blanks_hexadecimal_numbers_and_windows_line_ends_are_understood():
     text = with_line(ONE_PANEL, "mask = /m ; where\nmask_file=m.h5\n  mask_good =  0x0001  \n\nmask_bad = 65534")
     geometry = parse_geometry("\ufeff; first\n".lstrip("\ufeff") + text.replace("\n", "\r\n"))

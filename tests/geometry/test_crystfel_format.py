@@ -26,6 +26,7 @@ def panel_sources(draw, name: str, first_row: int) -> PanelSource:
     size = draw(st.floats(0.5, 2)) / resolution
     corner = [draw(st.floats(-3000, 3000)) / resolution for _ in "xy"]
     per_photon = draw(st.one_of(st.none(), positive))
+    saturation_map = draw(st.one_of(st.none(), paths))
     return PanelSource(
         panel=Panel(
             name, first_row, 0, draw(st.integers(1, 64)), draw(st.integers(1, 64)),
@@ -49,6 +50,8 @@ def panel_sources(draw, name: str, first_row: int) -> PanelSource:
         ),
         no_index=draw(st.booleans()),
         mask_edge_pixels=draw(st.integers(0, 5)),
+        saturation_map=saturation_map,
+        saturation_map_file=None if saturation_map is None else draw(mask_files),
     )  # fmt: skip
 
 

@@ -11,7 +11,13 @@ import pytest
 from sfxlab.errors import GeometryError, InputError
 from sfxlab.frames import Frame, FrameId
 from sfxlab.geometry import Detector, Geometry, Panel, PanelSource, Quantity
-from sfxlab.interop.pixel_reduction import PixelReduction, reduced_panels, reduced_peaks, reduced_pixels
+from sfxlab.interop.pixel_reduction import (
+    PixelReduction,
+    reduced_panels,
+    reduced_peaks,
+    reduced_pixels,
+    reduced_saturation,
+)
 from sfxlab.peaks import Peaks
 
 _GAINS = (10.0, 30.0)
@@ -112,6 +118,40 @@ def test_a_sum_with_a_saturated_pixel_is_saturated(geometry: Geometry) -> None:
     data, _ = reduced_pixels(frame_of(geometry, values), PixelReduction(bin=2), after)
     assert data[0, 0] == after.panels[0].panel.max_adu == 3600
     assert data[3, 0] == 4 * 5999 < after.panels[1].panel.max_adu
+
+
+@pytest.mark.parametrize("limited", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("reduction", [PixelReduction(2), PixelReduction(2, "uint16"), PixelReduction(1, "uint8")])
+def test_pixels_saturated_by_a_map_make_saturated_sums(
+    geometry: Geometry, reduction: PixelReduction, dtype: type, limited: bool
+) -> None:
+    if not limited:
+        panels = tuple(replace(s, panel=replace(s.panel, max_adu=math.inf)) for s in geometry.panels)
+        geometry = replace(geometry, panels=panels)
+    rng, n = np.random.default_rng(4), reduction.bin
+    limits = rng.uniform(60, 100, (11, 8)).astype(np.float32)
+    limits[rng.random(limits.shape) < 0.1] = np.inf
+    values = (np.minimum(limits, 1000) * rng.uniform(0, 0.7, limits.shape)).astype(dtype)
+    reached = (rng.random(values.shape) < 0.1) & np.isfinite(limits)
+    values[reached] = np.ceil(limits[reached])
+    after = reduced_panels(geometry, reduction, 9000.0)
+    frame = replace(frame_of(geometry, values), saturation_map=limits)
+    data, marks = reduced_pixels(frame, reduction, after)
+    saturation = reduced_saturation(frame, reduction, after)
+    assert saturation is not None
+    for old, new in zip(geometry.detector(0.1).panels, after.detector(0.1).panels, strict=True):
+        for i in range(new.rows):
+            for j in range(new.columns):
+                box = np.s_[old.row + n * i : old.row + n * i + n, old.column + n * j : old.column + n * j + n]
+                place = new.row + i, new.column + j
+                if reached[box].any():
+                    assert marks[place] or data[place] >= min(saturation[place], new.max_adu)
+                elif reduction.photons is None:
+                    assert not marks[place]
+                    assert data[place] == pytest.approx(values[box].sum(), rel=1e-6)
+                    assert data[place] < saturation[place]
+    assert reduced_saturation(frame_of(geometry, values), reduction, after) is None
 
 
 def test_peaks_move_with_the_pixels(geometry: Geometry) -> None:
