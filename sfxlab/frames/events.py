@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxlab.frames.growing import current_node
+
 PLACEHOLDER = "%"
 
 
@@ -51,11 +53,18 @@ def _tags_below(node: Any, parts: list[str]) -> Iterator[tuple[str, ...]]:
     elif isinstance(node, h5py.Group):
         first, *rest = parts
         if first != PLACEHOLDER:
-            yield from _tags_below(node.get(first), rest)
+            yield from _tags_below(_member(node, first), rest)
             return
         for name in sorted(node):
-            for tags in _tags_below(node.get(name), rest):
+            for tags in _tags_below(_member(node, name), rest):
                 yield (name, *tags)
+
+
+def _member(group: h5py.Group, name: str) -> Any:
+    try:
+        return current_node(group, name)
+    except KeyError:
+        return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import InputError, SfxlabError
+from sfxlab.frames.buffers import BUFFERS
 from sfxlab.frames.doubts import doubts_about_coverage
 from sfxlab.frames.events import EventRange, fill_placeholders
 from sfxlab.frames.frame import Frame, FrameId
 from sfxlab.frames.hdf5_file import READ_ERRORS, OpenFile, OpenFiles, check_filters, compression_name
 from sfxlab.frames.layout import Reading, readings
+from sfxlab.frames.linked_files import linked_files
 from sfxlab.frames.pixel_masks import PixelMasks
+from sfxlab.frames.saturation_maps import SaturationMaps
 from sfxlab.frames.sequence import FrameSequence, detector_at
 from sfxlab.geometry import Detector, Geometry, Quantity
 
@@ -75,6 +78,27 @@ class Hdf5Frames(FrameSequence):
     def paths(self) -> tuple[str, ...]:
         """The files, in order of first use."""
         return tuple(dict.fromkeys(part.path for part in self.ranges))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that are read for the frames, with those that links and virtual datasets lead to."""
+        data = {block.data for block in self.geometry.blocks}
+        beside = [(m.data, m.file) for s in self.geometry.panels for m in s.masks]
+        beside += [(s.saturation_map, s.saturation_map_file) for s in self.geometry.panels if s.saturation_map]
+        own = data | {place for place, file in beside if file is None}
+        quantities = (self.geometry.photon_energy, self.geometry.camera_length)
+        own |= {quantity.value for quantity in quantities if isinstance(quantity.value, str)}
+        linked: set[str] = set()
+        before = ""
+        for path, tags in dict.fromkeys((part.path, part.tags) for part in self.ranges):
+            # What is beside the data of frames in groups of their own is as in the first group.
+            places = data if path == before else own
+            linked |= linked_files(self._files, path, (fill_placeholders(place, tags) for place in places))
+            before = path
+        for place, file in dict.fromkeys(beside):
+            if file is not None:
+                linked |= linked_files(self._files, file, (place,))
+        return tuple(dict.fromkeys((*super().files, *sorted(linked))))
 
     @property
     def detector(self) -> Detector:
@@ -141,10 +165,14 @@ class Hdf5Frames(FrameSequence):
         return PixelMasks(self.geometry)
 
     @cached_property
-    def _new_slab(self) -> Any:
-        """`numpy.empty` where the blocks fill the slab, `numpy.zeros` where they leave gaps."""
+    def _saturation(self) -> SaturationMaps:
+        return SaturationMaps(self.geometry)
+
+    @cached_property
+    def _has_gaps(self) -> bool:
+        """Whether the blocks leave some of the slab empty."""
         pixels = sum(block.rows * block.columns for block in self.geometry.blocks)
-        return np.empty if pixels == math.prod(self.geometry.shape) else np.zeros
+        return pixels != math.prod(self.geometry.shape)
 
     def _frame(self, position: int, name: FrameId) -> Frame:
         part, within = self._locate(position)
@@ -156,12 +184,13 @@ class Hdf5Frames(FrameSequence):
             energy = quantity_of_frame(self.geometry.photon_energy, file, part.tags, indices)
             detector = self._detector_of(file, part.tags, indices)
             bad = self._masks.bad(data, self._files, part.path, part.tags, indices)
+            saturation = self._saturation.of_frame(self._files, part.path, part.tags, indices)
         except READ_ERRORS as error:
             raise self._diagnosis(part, error) from error
         if missing is not None:
             bad = bad | missing
             bad.flags.writeable = False
-        return Frame(data, bad, energy, detector, name, self.numbers[position])
+        return Frame(data, bad, energy, detector, name, self.numbers[position], saturation_map=saturation)
 
     def _diagnosis(self, part: EventRange, error: Exception) -> SfxlabError:
         """What is behind an error of h5py: a compression filter that is missing, or damage."""
@@ -179,7 +208,9 @@ class Hdf5Frames(FrameSequence):
         )  # fmt: skip
 
     def _pixels(self, file: OpenFile, tags: tuple[str, ...], indices: Sequence[int]) -> NDArray[Any]:
-        slab: NDArray[Any] = self._new_slab(self.geometry.shape, dtype=data_type(self.geometry, file, tags))
+        slab: NDArray[Any] = BUFFERS.array(self.geometry.shape, data_type(self.geometry, file, tags))
+        if self._has_gaps:
+            slab[...] = 0
         for reading in self._readings:
             reading.read(file.array(fill_placeholders(reading.block.data, tags)), indices, slab)
         return slab

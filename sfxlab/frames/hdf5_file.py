@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from sfxlab.errors import InputError
 from sfxlab.frames.chunks import StoredArray
+from sfxlab.frames.growing import current_node
 from sfxlab.frames.joined_data import joined_data
-from sfxlab.frames.remote import is_address
-from sfxlab.frames.remote_hdf5 import node_at, open_remote_hdf5
 from sfxlab.frames.virtual_data import VirtualArray
+from sfxlab.remote.addresses import is_address
+from sfxlab.remote.hdf5 import open_remote_hdf5
 
 READ_ERRORS = (OSError, KeyError, ValueError, RuntimeError)
 """What h5py raises where a file cannot be read."""
@@ -36,7 +37,7 @@ _MOST_SOURCES = 32
 def open_hdf5(path: str | Path) -> h5py.File:
     """Open a file or an address for reading, a file also while another program has it locked or writes it (SWMR).
 
-    Of a growing file the frames count that are there when it is opened.
+    Of a growing file the frames count that are there when it is opened; open it again for those that came later.
     Raises `InputError` where it is missing, no HDF5 file, truncated, or not permitted.
     """
     if is_address(path):
@@ -82,7 +83,7 @@ def find_dataset(file: h5py.File, path: str) -> h5py.Dataset:
     Raises `InputError` naming the HDF5 path and what resembles it where it is not there.
     """
     try:
-        node = node_at(file, path)
+        node = current_node(file, path)
     except KeyError:
         joined = joined_data(file, path)
         if joined is None:
@@ -100,11 +101,24 @@ def find_dataset(file: h5py.File, path: str) -> h5py.Dataset:
             "this HDF5 path is a group", path=file.filename, place=path, found=", ".join(node) or "an empty group",
             expected="a dataset", remedy="write the path of a dataset in the geometry file",
         )  # fmt: skip
-    if file.swmr_mode:
-        node.refresh()  # this process may have had it open since there was less of it
-    if node.shape is None:
+    if _shape(node, path) is None:
         raise InputError("this dataset has no values", path=file.filename, place=path, expected="numbers")
     return node
+
+
+def _shape(dataset: h5py.Dataset, path: str) -> tuple[int, ...] | None:
+    try:
+        shape: tuple[int, ...] | None = dataset.shape
+    except READ_ERRORS as error:
+        if "h5clear" not in str(error):
+            raise
+        raise InputError(
+            "this virtual dataset is as long as its files, and one of these is being written",
+            path=dataset.file.filename, place=path, found=str(error),
+            expected="a virtual dataset of a given length, or files that are closed",
+            remedy="wait until they are closed, or give the files instead, with a geometry file",
+        ) from error  # fmt: skip
+    return shape
 
 
 def check_filters(dataset: h5py.Dataset, path: str) -> None:
@@ -183,7 +197,7 @@ def _with_chunk_cache(dataset: h5py.Dataset) -> h5py.Dataset:
     HDF5 would otherwise decompress a whole chunk for each frame in it.
     """
     chunks = dataset.chunks
-    if chunks is None or math.prod(chunks[:-2]) <= 1:
+    if chunks is None or math.prod(chunks[:-2]) <= 1 or dataset.file.swmr_mode:
         return dataset
     per_frame = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape[-2:], chunks[-2:], strict=True))
     wanted = per_frame * math.prod(chunks) * dataset.dtype.itemsize
@@ -235,8 +249,13 @@ class OpenFile:
                     expected="one number, or one for each frame",
                     remedy="correct the path in the geometry file",
                 )  # fmt: skip
-            whole = tuple(slice(0, size) for size in dataset.shape)
-            self._numbers[path] = self.array(path).part(whole) if dataset.is_virtual else np.asarray(dataset[()])
+            array = self.array(path)
+            if isinstance(array, VirtualArray):
+                self._numbers[path] = array.numbers()
+            else:
+                numbers = np.empty(dataset.shape, dtype=dataset.dtype)
+                array.read(tuple(slice(0, size) for size in dataset.shape), numbers)
+                self._numbers[path] = numbers
         return self._numbers[path]
 
 

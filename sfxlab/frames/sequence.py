@@ -14,7 +14,9 @@ import numpy as np
 from sfxlab.errors import FrameError, InputError, SfxlabError, UnreachableError
 from sfxlab.frames.doubts import doubts_about_detector, doubts_about_energies, doubts_about_pixels
 from sfxlab.frames.frame import Frame, FrameId
-from sfxlab.geometry import Detector, Geometry
+from sfxlab.frames.saturation_maps import saturation_map_names
+from sfxlab.geometry import Detector, Geometry, format_geometry
+from sfxlab.geometry.masks import window
 
 _MOST_ENERGIES = 100
 """Of more frames than this the photon energy is summarised from so many, evenly spaced."""
@@ -43,6 +45,15 @@ def frame_error(name: FrameId, error: SfxlabError) -> FrameError:
     )  # fmt: skip
 
 
+def _saturation(frame: Frame) -> tuple[float, float]:
+    """Least and largest value from which on pixels of the panels are saturated, ADU."""
+    limits = [
+        np.minimum(p.max_adu, p.max_adu if frame.saturation_map is None else frame.saturation_map[window(p)])
+        for p in frame.detector.panels
+    ]
+    return float(min(values.min() for values in limits)), float(max(values.max() for values in limits))
+
+
 @dataclass(frozen=True)
 class FrameSummary:
     """What a source of frames holds."""
@@ -60,6 +71,10 @@ class FrameSummary:
     panels: int
     masked_fraction: float
     """Bad pixels among those of the panels, in the first frame."""
+    saturation: tuple[float, float] = (math.inf, math.inf)
+    """Least and largest value from which on pixels of the panels are saturated, in the first frame, ADU."""
+    saturation_map: str | None = None
+    """Where such values of single pixels come from, None where the frames have none."""
     geometry: str | None = None
     """The file that the geometry came from, None where it was no file."""
     doubts: tuple[str, ...] = ()
@@ -78,6 +93,12 @@ class FrameSequence(ABC):
     @abstractmethod
     def paths(self) -> tuple[str, ...]:
         """The files, in order of first use."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that are read for the frames: `paths`, and others that these or the geometry lead to."""
+        named = (file for s in self.geometry.panels for file in (*(m.file for m in s.masks), s.saturation_map_file))
+        return tuple(dict.fromkeys((*self.paths, *filter(None, named))))
 
     @abstractmethod
     def _identity(self, position: int) -> FrameId:
@@ -137,8 +158,8 @@ class FrameSequence(ABC):
 
     @property
     def geometry_text(self) -> str:
-        """The geometry file, verbatim, or the text that says the same as the frames' own headers."""
-        return self.geometry.text
+        """The geometry file, verbatim, or a text that says the same as the frames' own headers or a geometry object."""
+        return self.geometry.text or format_geometry(self.geometry)
 
     @property
     def detector(self) -> Detector:
@@ -166,6 +187,8 @@ class FrameSequence(ABC):
             camera_length=first.detector.camera_length,
             panels=len(first.detector.panels),
             masked_fraction=float(np.mean(first.bad[first.detector.panel_map >= 0] != 0)),
+            saturation=_saturation(first),
+            saturation_map=None if first.saturation_map is None else saturation_map_names(self.geometry),
             geometry=self.geometry.path,
             doubts=tuple(self._doubts(first, known)),
         )
