@@ -18,6 +18,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from sfxlab.frames.buffers import BUFFERS
+from sfxlab.frames.checksums import CHECKSUM, CHECKSUM_SIZE, without_checksum
+
 Bytes = NDArray[np.uint8]
 Decoder = Callable[[Bytes, Bytes, int], None]
 """Fills its second argument from its first, for items of so many bytes. Raises `ValueError` where it cannot."""
@@ -27,17 +30,20 @@ _LARGEST_BLOCK = 0x7E000000
 """LZ4 knows no larger ones, bytes."""
 _LARGEST_LENGTH = 2**31 - 1
 """More is a negative number to the libraries."""
+_PIECE = 2**15
+"""Of a gzip stream, bytes."""
 
 
 @dataclass(frozen=True)
 class Decompression:
     """How the chunks of a dataset become pixels: its filters, in the order they were written with."""
 
-    decoders: tuple[Decoder, ...]
+    decoders: tuple[Decoder | None, ...]
+    """None stands for a checksum."""
     item_size: int
     """Bytes of a pixel."""
 
-    def decode(self, stored: bytes, skipped: int, out: Bytes) -> None:
+    def decode(self, stored: bytes | Bytes, skipped: int, out: Bytes) -> None:
         """Fill `out`, as long as the chunk without compression, from the bytes that are stored.
 
         Bit i of `skipped` says that filter i was not used on this chunk. Raises `ValueError` where it is damaged.
@@ -45,8 +51,13 @@ class Decompression:
         current = np.frombuffer(stored, dtype=np.uint8)
         used = [decoder for i, decoder in enumerate(self.decoders) if not skipped >> i & 1]
         while used:
-            target = np.empty_like(out) if len(used) > 1 else out
-            used.pop()(current, target, self.item_size)
+            decoder = used.pop()
+            if decoder is None:
+                current = without_checksum(current)
+                continue
+            size = len(out) + CHECKSUM_SIZE * used.count(None)
+            target = BUFFERS.array((size,), np.uint8) if used else out
+            decoder(current, target, self.item_size)
             current = target
         if current is not out:
             _check(len(current) == len(out), f"{len(current)} bytes of pixels, not {len(out)}")
@@ -57,13 +68,14 @@ def decompression(filters: Sequence[tuple[int, Sequence[int]]], item_size: int) 
     """The way to decode chunks with these HDF5 filters (code and parameters), None where HDF5 must do it.
 
     Known are gzip (1), LZ4 (32004), Zstandard (32015) and bitshuffle (32008) with LZ4, Zstandard or nothing, the first
-    three also after shuffle (2).
+    three also after shuffle (2); and Fletcher's checksum (3) anywhere.
     """
-    decoders = [_decoder(code, values, item_size) for code, values in filters]
-    codes = [code for code, _ in filters]
-    if not decoders or None in decoders or 2 in codes[1:] or len(codes) > 1 + (codes[0] == 2):
+    codes = [code for code, _ in filters if code != CHECKSUM]
+    decoders = [None if code == CHECKSUM else _decoder(code, values, item_size) for code, values in filters]
+    unknown = decoders.count(None) > len(filters) - len(codes)
+    if not decoders or unknown or 2 in codes[1:] or len(codes) > 1 + (codes[:1] == [2]):
         return None
-    return Decompression(tuple(d for d in decoders if d is not None), item_size)
+    return Decompression(tuple(decoders), item_size)
 
 
 def _decoder(code: int, values: Sequence[int], item_size: int) -> Decoder | None:
@@ -113,14 +125,19 @@ def _check(fine: object, found: str) -> None:
 
 
 def _inflate(stored: Bytes, out: Bytes, item_size: int) -> None:
+    """In pieces, which stay in the processor's cache until they are where they belong."""
     stream = zlib.decompressobj()
-    try:
-        # One byte more than there should be, so that zlib goes on to its checksum.
-        plain = stream.decompress(stored.data, len(out) + 1)
-    except zlib.error as error:
-        raise ValueError(f"a damaged chunk: {error}") from error
-    _check(stream.eof and len(plain) == len(out), f"{len(plain)} bytes of pixels, not {len(out)}")
-    out[:] = np.frombuffer(plain, dtype=np.uint8)
+    filled = 0
+    for start in range(0, len(stored), _PIECE):
+        try:
+            # One byte more than there should be, so that zlib goes on to its checksum.
+            plain = stream.decompress(stored[start : start + _PIECE].data, len(out) + 1 - filled)
+        except zlib.error as error:
+            raise ValueError(f"a damaged chunk: {error}") from error
+        _check(filled + len(plain) <= len(out), f"more than {len(out)} bytes of pixels")
+        out[filled : filled + len(plain)] = np.frombuffer(plain, dtype=np.uint8)
+        filled += len(plain)
+    _check(stream.eof and filled == len(out), f"{filled} bytes of pixels, not {len(out)}")
 
 
 def _undo_shuffle(stored: Bytes, out: Bytes, item_size: int) -> None:

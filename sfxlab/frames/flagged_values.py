@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from sfxlab.frames.buffers import BUFFERS
 from sfxlab.geometry.geometry import Flag
 
 _COMPILED_TYPES = "bBhHiIlLqQfd"
@@ -22,12 +23,16 @@ def with_flagged(data: NDArray[Any], bad: NDArray[np.uint8], windows: Sequence[F
         data = data.astype(np.float64)
     marked = bad
     for window in windows:
-        values, columns = data[window.rows], window.columns
-        for low, high, inside in window.intervals(data.dtype):
-            interval = (columns.start, columns.stop, low, high, inside)
-            if has_flagged(values, marked[window.rows], *interval):
-                marked = bad.copy() if marked is bad else marked
-                mark_flagged(values, marked[window.rows], *interval)
+        limits = window.limits(data.dtype)
+        if limits is None:
+            continue
+        part = window.rows, window.columns
+        row = first_flagged_row(data[part], marked[part], *limits)
+        if row >= 0:
+            if marked is bad:
+                marked = BUFFERS.array(bad.shape, np.uint8)
+                marked[...] = bad
+            mark_flagged(data[part][row:], marked[part][row:], *limits)
     return marked
 
 
@@ -39,15 +44,16 @@ class FlaggedWindow:
     columns: slice
     flags: tuple[Flag, ...] = ()
 
-    def intervals(self, dtype: np.dtype[Any]) -> Iterator[tuple[Any, Any, bool]]:
-        """Closed intervals of values of a pixel type, and whether the values inside or those outside are bad.
+    def limits(self, dtype: np.dtype[Any]) -> tuple[Any, Any, NDArray[Any]] | None:
+        """Least and largest value of a pixel type that are good, and those between that are bad all the same; None
+        where all values are good.
 
-        Values that are not finite are always outside. Thresholds are rounded to the type's precision.
+        Values that are not finite are never good. Thresholds are rounded to the type's precision.
         """
         floating = dtype.kind == "f"
         limits = np.finfo(dtype) if floating else np.iinfo(dtype)
-        low, high = dtype.type(limits.min).item(), dtype.type(limits.max).item()
-        least, largest = low, high
+        least, largest = dtype.type(limits.min).item(), dtype.type(limits.max).item()
+        low, high = least, largest
         equal = set()
         for flag in self.flags:
             value = flag.value if floating else _whole(flag)
@@ -57,11 +63,12 @@ class FlaggedWindow:
                 low = max(low, value)
             else:
                 high = min(high, value)
+        equal = {value for value in equal if low <= value <= high}
         if low > high:
-            yield dtype.type(1), dtype.type(0), False
-        elif floating or (low, high) != (least, largest):
-            yield dtype.type(low), dtype.type(high), False
-        yield from ((dtype.type(value), dtype.type(value), True) for value in equal if low <= value <= high)
+            low, high = 1, 0
+        elif not floating and not equal and (low, high) == (least, largest):
+            return None
+        return dtype.type(low), dtype.type(high), np.array(sorted(equal), dtype=dtype)
 
 
 def _whole(flag: Flag) -> float:
@@ -74,29 +81,40 @@ def _whole(flag: Flag) -> float:
 
 
 @njit(cache=True, nogil=True)
-def has_flagged(
-    data: NDArray[Any], bad: NDArray[np.uint8], first: int, end: int, low: Any, high: Any, inside: bool
-) -> bool:
-    """Whether some pixel in columns `first` to `end` − 1 of `data` (rows, columns) that is not `bad` yet has a value
-    in (with `inside`) or outside the closed interval.
+def first_flagged_row(data: NDArray[Any], bad: NDArray[np.uint8], low: Any, high: Any, equal: NDArray[Any]) -> int:
+    """The first row of `data` (rows, columns) with a pixel that is not `bad` yet and has a value outside the closed
+    interval from `low` to `high`, or one of `equal`; −1 where there is none.
     """
     for row in range(data.shape[0]):
         # Of rows as arrays the compiler makes vector instructions.
-        values, known = data[row, first:end], bad[row, first:end]
+        values, known = data[row], bad[row]
         found = False
         for i in range(len(values)):
-            found |= (((values[i] >= low) & (values[i] <= high)) == inside) & (known[i] == 0)
+            found |= ((values[i] >= low) & (values[i] <= high)) ^ True
+        for value in equal:
+            for i in range(len(values)):
+                found |= values[i] == value
+        if not found:
+            continue
+        # Mostly these are masked already, so that the mask is looked at here only.
+        found = False
+        for i in range(len(values)):
+            found |= (((values[i] >= low) & (values[i] <= high)) ^ True) & (known[i] == 0)
+        for value in equal:
+            for i in range(len(values)):
+                found |= (values[i] == value) & (known[i] == 0)
         if found:
-            return True
-    return False
+            return row
+    return -1
 
 
 @njit(cache=True, nogil=True)
-def mark_flagged(
-    data: NDArray[Any], bad: NDArray[np.uint8], first: int, end: int, low: Any, high: Any, inside: bool
-) -> None:
-    """Set `bad` to 1 where `has_flagged` looks for pixels."""
+def mark_flagged(data: NDArray[Any], bad: NDArray[np.uint8], low: Any, high: Any, equal: NDArray[Any]) -> None:
+    """Set `bad` to 1 where `first_flagged_row` looks for pixels."""
     for row in range(data.shape[0]):
-        values, marks = data[row, first:end], bad[row, first:end]
+        values, marks = data[row], bad[row]
         for i in range(len(values)):
-            marks[i] |= np.uint8(((values[i] >= low) & (values[i] <= high)) == inside)
+            marks[i] |= np.uint8(((values[i] >= low) & (values[i] <= high)) ^ True)
+        for value in equal:
+            for i in range(len(values)):
+                marks[i] |= np.uint8(values[i] == value)

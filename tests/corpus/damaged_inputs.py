@@ -8,10 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-Expected = Literal["noticed", "noticed or the same", "the same", "contained", "survived", "left to HDF5"]
-"""An error or a warning; either that or the very same numbers; these; all parts but `struck` the same; no crash; or
-not even that, where HDF5 itself ends the process.
-"""
+Expected = Literal["noticed", "noticed or the same", "the same", "contained", "survived"]
+"""An error or a warning; either that or the very same numbers; these; all parts but `struck` the same; no crash."""
 
 SUFFIX_TO_KIND = {".geom": "frames", ".lst": "frames", ".cxi": "frames", ".cell": "cell", ".toml": "recipe",
                   ".stream": "stream"}  # fmt: skip

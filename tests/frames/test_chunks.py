@@ -1,4 +1,5 @@
 import itertools
+import os
 import pickle
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from sfxlab.errors import FrameError
 from sfxlab.frames import open_frames
+from sfxlab.frames.checksums import fletcher_sums
 from sfxlab.frames.chunks import StoredArray
 from sfxlab.frames.decompression import decompression, end_of_blocks, unshuffle
 from sfxlab.geometry import parse_geometry
@@ -31,12 +33,15 @@ CODECS = {
     "gzip": {"compression": "gzip"},
     "shuffle, gzip": {"compression": "gzip", "shuffle": True},
     "shuffle": {"shuffle": True},
+    "checksum": {"fletcher32": True},
+    "bitshuffle-lz4, checksum": {**hdf5plugin.Bitshuffle(cname="lz4"), "fletcher32": True},
+    "shuffle, gzip, checksum": {"compression": "gzip", "shuffle": True, "fletcher32": True},
 }
 LEFT_TO_HDF5 = {
     "none": {},
     "blosc": dict(hdf5plugin.Blosc()),
     "lzf": {"compression": "lzf", "shuffle": True},
-    "checksums": {"compression": "gzip", "fletcher32": True},
+    "blosc, checksum": {**hdf5plugin.Blosc(), "fletcher32": True},
     "scaled": {"scaleoffset": 0},
 }
 
@@ -323,3 +328,114 @@ def test_lengths_of_blocks_are_followed_to_their_end_only():
     assert end_of_blocks(chain, 0, 3) == -1
     assert end_of_blocks(chain[:-1], 0, 2) == -1
     assert end_of_blocks(np.full(9, 255, dtype=np.uint8), 0, 1) == -1
+
+
+SEVERAL = [(3, 37, 53), (2, 16, 24), (4, 37, 20)]
+"""Chunks of several frames."""
+
+
+@pytest.mark.parametrize("codec", ["bitshuffle-lz4", "shuffle, gzip", "checksum"])
+@pytest.mark.parametrize("chunks", SEVERAL)
+def test_chunks_of_several_frames_are_decoded_once_and_by_ourselves(stored, monkeypatch, chunks, codec):
+    values = pixels("i4", (9, 37, 53))
+    array = stored(values, chunks, maxshape=(None, None, None), **CODECS[codec])
+    read = []
+    monkeypatch.setattr(array, "_stored", lambda start: read.append(start) or StoredArray._stored(array, start))
+    for frame in range(9):
+        assert (array.part((frame, slice(0, 37), slice(0, 53))) == values[frame]).all()
+    assert decodes(array)
+    assert len(set(read)) == len(read) == -(-9 // chunks[0]) * -(-37 // chunks[1]) * -(-53 // chunks[2])
+
+
+def test_modules_of_a_chunk_of_several_frames_are_decoded_once(stored, monkeypatch):
+    values = pixels("u2", (24, 8, 10)).reshape(6, 4, 8, 10)
+    array = stored(values, (3, 2, 8, 10), **CODECS["bitshuffle-lz4"])
+    read = []
+    monkeypatch.setattr(array, "_stored", lambda start: read.append(start) or StoredArray._stored(array, start))
+    for frame in range(6):
+        for module in range(4):
+            assert (array.part((frame, module, slice(0, 8), slice(0, 10))) == values[frame, module]).all()
+    assert len(set(read)) == len(read) == 4
+
+
+def test_a_thread_keeps_no_more_than_the_limit(stored, monkeypatch):
+    values = pixels("u2", (6, 37, 53))
+    monkeypatch.setattr("sfxlab.frames.chunks._MOST_KEPT", 3 * 16 * 24 * 2 * 4)
+    array = stored(values, (3, 16, 24), maxshape=(None, None, None), **CODECS["bitshuffle-lz4"])
+    for frame in range(6):
+        assert (array.part((frame, slice(0, 37), slice(0, 53))) == values[frame]).all()
+        assert sum(chunk.nbytes for _, chunk in array._kept._chunks.values()) == 3 * 16 * 24 * 2 * 4
+
+
+def test_pixels_that_are_changed_do_not_change_the_next_frame(stored):
+    values = pixels("u2", (4, 37, 53))
+    array = stored(values, (4, 37, 53), **CODECS["bitshuffle-lz4"])
+    for frame in range(4):
+        part = array.part((frame, slice(0, 37), slice(0, 53)))
+        assert (part == values[frame]).all()
+        part[:] = 7
+
+
+def test_threads_read_chunks_of_several_frames_each_for_itself(stored):
+    values = pixels("u2", (24, 37, 53))
+    array = stored(values, (4, 37, 20), maxshape=(None, None, None), **CODECS["shuffle, gzip"])
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda i: array.part((i * 7 % 24, slice(0, 37), slice(0, 53))), range(240)))
+    assert all((part == values[i * 7 % 24]).all() for i, part in enumerate(read))
+
+
+@pytest.mark.parametrize("codec", ["blosc, checksum", "checksum", "shuffle, gzip, checksum"])
+def test_a_chunk_without_room_for_its_checksum_is_damaged(tmp_path, codec):
+    values = pixels("u2")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        known = LEFT_TO_HDF5 | CODECS
+        d = file.create_dataset("d", data=values, chunks=(1, 37, 53), **known[codec])
+        d.id.write_direct_chunk((1, 0, 0), b"abc")
+    with h5py.File(tmp_path / "a.h5") as file:
+        array = StoredArray(file["d"])
+        with pytest.raises(ValueError, match="a damaged chunk"):
+            array.part(np.s_[1, 0:37, 0:53])
+        for frame in (0, 2):
+            assert (array.part((frame, slice(0, 37), slice(0, 53))) == values[frame]).all()
+
+
+def test_checksums_before_compression_are_looked_at():
+    """No writer of h5py puts it there, but HDF5 allows it."""
+    plain = pixels("u2").tobytes()
+    first, second = fletcher_sums(np.frombuffer(plain[: len(plain) // 2 * 2], "<u2"), -1)
+    with_sums = plain + first.to_bytes(2, "little") + second.to_bytes(2, "little")
+    known = decompression([(3, ()), (1, (4,))], 2)
+    out = np.empty(len(plain), np.uint8)
+    known.decode(zlib.compress(with_sums), 0, out)
+    assert out.tobytes() == plain
+    with pytest.raises(ValueError, match="its checksum is another"):
+        known.decode(zlib.compress(b"\1" + with_sums[1:]), 0, out)
+
+
+def test_a_chunk_behind_the_end_of_the_file_is_damaged(tmp_path):
+    values = pixels("u2")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("d", data=values, chunks=(1, 37, 53), **CODECS["bitshuffle-lz4"])
+    with h5py.File(tmp_path / "a.h5") as file:
+        array = StoredArray(file["d"])
+        assert (array.part(np.s_[0, 0:37, 0:53]) == values[0]).all()
+        end = int(array._places._place[2, 0, 0]) + 10
+        os.truncate(tmp_path / "a.h5", end)
+        with pytest.raises(ValueError, match="the file ends before it does"):
+            array.part(np.s_[2, 0:37, 0:53])
+        assert (array.part(np.s_[1, 0:37, 0:53]) == values[1]).all()
+
+
+@pytest.mark.parametrize("how", ["too many", "in memory", "standard library", "behind a header"])
+def test_hdf5_fetches_chunks_that_are_not_simply_in_a_file(tmp_path, monkeypatch, how):
+    values = pixels("u2")
+    if how == "too many":
+        monkeypatch.setattr("sfxlab.frames.chunk_places._MOST_CHUNKS", 2)
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512 if how == "behind a header" else None) as file:
+        file.create_dataset("d", data=values, chunks=(1, 37, 53), **CODECS["bitshuffle-lz4"])
+    driver = {"in memory": "core", "standard library": "stdio"}.get(how)
+    with h5py.File(tmp_path / "a.h5", driver=driver) as file:
+        array = StoredArray(file["d"])
+        assert array._places is None
+        assert decodes(array)
+        assert all((array.part((i, slice(0, 37), slice(0, 53))) == values[i]).all() for i in range(3))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfxlab.frames.flagged_values import FlaggedWindow, has_flagged, mark_flagged, with_flagged
+from sfxlab.frames.flagged_values import FlaggedWindow, first_flagged_row, mark_flagged, with_flagged
 from sfxlab.geometry.geometry import Flag
 
 ALL = slice(0, 6), slice(0, 9)
@@ -70,15 +70,18 @@ def test_thresholds_beyond_a_pixel_type_hold_for_all_or_none(value):
     assert with_flagged(data, bad, [FlaggedWindow(*ALL, (Flag("equal", value),))]) is bad
 
 
-def test_kernels_agree_with_numpy():
+@pytest.mark.parametrize("equal", [(), (0.5,), (0.5, -0.25)])
+def test_kernels_agree_with_numpy(equal):
     random = np.random.default_rng(7)
-    data = random.normal(0, 1, (6, 9)).astype(np.float32)
-    bad = (random.random((6, 9)) < 0.3).astype(np.uint8)
-    low, high = np.float32(-1), np.float32(1)
-    for inside in (True, False):
-        within = np.zeros((6, 9), dtype=bool)
-        within[:, 2:7] = ((data >= low) & (data <= high))[:, 2:7] == inside
-        assert has_flagged(data, bad, 2, 7, low, high, inside) == (within & (bad == 0)).any()
+    data = (random.integers(-8, 9, (40, 9)) / 4).astype(np.float32)
+    data[3, 3] = np.nan
+    low, high, values = np.float32(-1.5), np.float32(1.5), np.array(equal, dtype=np.float32)
+    flagged = ~((data >= low) & (data <= high)) | np.isin(data, values)
+    for fraction in (0.0, 0.3, 1.0):
+        bad = np.where(random.random(data.shape) < fraction, 1, 0).astype(np.uint8)
+        bad[:20] |= flagged[:20]
+        rows = np.flatnonzero((flagged & (bad == 0)).any(axis=1))
+        assert first_flagged_row(data, bad, low, high, values) == (rows[0] if len(rows) else -1)
         marked = bad.copy()
-        mark_flagged(data, marked, 2, 7, low, high, inside)
-        assert (marked == (bad | within)).all()
+        mark_flagged(data, marked, low, high, values)
+        assert (marked == (bad | flagged)).all()
