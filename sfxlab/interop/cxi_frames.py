@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,17 +18,19 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxlab.bad_pixels import LEARNED
 from sfxlab.errors import RunError, SfxlabError
 from sfxlab.frames import Frame, FrameSequence
 from sfxlab.frames.hdf5_file import READ_ERRORS
 from sfxlab.geometry import Geometry, Quantity
 from sfxlab.geometry.geometry import MaskSource
-from sfxlab.interop.peak_lists import CXI_PEAKS
-from sfxlab.interop.pixel_reduction import PixelReduction, reduced_peaks, reduced_pixels
+from sfxlab.interop.cxi_peaks import CXI_PEAKS, PEAK_COLUMNS, PEAK_MODULE, Modules, write_peak_table
+from sfxlab.interop.pixel_reduction import PixelReduction, reduced_peaks, reduced_pixels, reduced_saturation
 from sfxlab.peaks import Peaks
 from sfxlab.pipeline import FrameResult
+from sfxlab.whole_files import written_aside
 
-DATA, MASK = "/entry_1/data_1/data", "/entry_1/data_1/mask"
+DATA, MASK, SATURATION = (f"/entry_1/data_1/{name}" for name in ("data", "mask", "saturation"))
 PHOTON_ENERGY = "/entry_1/instrument_1/source_1/photon_energy"
 IDENTIFIER = "/entry_1/experiment_identifier"
 FRAME_NUMBER = "/entry_1/frame_number"
@@ -46,25 +47,21 @@ _TABLES: dict[str, tuple[Any, str]] = {
     f"{UNREADABLE}/reason": (_TEXT, ""),
 }  # fmt: skip
 """HDF5 paths of tables with one value a frame, their types and units."""
-_PEAK_COLUMNS = {
-    "peakXPosRaw": "fs", "peakYPosRaw": "ss", "peakTotalIntensity": "intensity", "peakSNR": "snr",
-    "peakMaximumValue": "max_value", "peakNPixels": "n_pixels",
-}  # fmt: skip
-_SHIFTED_BY_HALF = ("peakXPosRaw", "peakYPosRaw")
 _CAMERA_LENGTH_DIGITS = 7
 """As frames are read (`Hdf5Frames`)."""
 _BITSHUFFLE: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
 
 
 def geometry_of_parts(geometry: Geometry) -> Geometry:
-    """The geometry of frames as they are written: one array, all that makes a pixel bad in a mask.
+    """The geometry of frames as they are written: one array, all that makes a pixel bad in a mask, one saturation map.
 
     Numbers for the whole data set stay; what differs from frame to frame is looked up in the tables of the file.
     """
+    saturation_map = SATURATION if _has_saturation_map(geometry) else None
     panels = tuple(
         replace(
             source, data=DATA, dims=("%", "ss", "fs"), masks=(MaskSource(0, MASK, bad_bits=0xFF),), flags=(),
-            no_index=False, mask_edge_pixels=0, saturation_map=None, saturation_map_file=None,
+            no_index=False, mask_edge_pixels=0, saturation_map=saturation_map, saturation_map_file=None,
             panel=replace(source.panel, file_fs=source.panel.column, file_ss=source.panel.row),
         )
         for source in geometry.panels
@@ -82,6 +79,10 @@ def geometry_of_parts(geometry: Geometry) -> Geometry:
         text="",
         path=None,
     )
+
+
+def _has_saturation_map(geometry: Geometry) -> bool:
+    return any(source.saturation_map is not None for source in geometry.panels)
 
 
 def _tabulated(quantity: Quantity, table: str) -> Quantity:
@@ -105,6 +106,7 @@ def write_part(
     peaks: list[Peaks] = []
     masks: set[bytes] = set()
     with written_hdf5(path) as file:
+        saturation = _SaturationMaps(file)
         file.attrs.update(origin=origin, reduction=str(reduction))
         for result in results:
             name = str(result.id)
@@ -120,6 +122,8 @@ def write_part(
             _append(file, DATA, data)
             _append(file, MASK, bad)
             masks.add(hashlib.blake2b(bad.tobytes()).digest())
+            if _has_saturation_map(geometry):
+                saturation.append(reduced_saturation(frame, reduction, geometry), geometry.shape)
             for key, value in _row(frame, frames.geometry, result.index, name).items():
                 tables[key].append(value)
             peaks.append(reduced_peaks(result.peaks, frames.geometry, geometry, reduction))
@@ -128,7 +132,9 @@ def write_part(
             table = file.create_dataset(key, (len(values),), dtype, data=values)
             if unit:
                 table.attrs["units"] = unit
-        _write_peaks(file, peaks)
+        nominal = [source.panel for source in geometry.panels]
+        modules = Modules.of([source.panel for source in frames.geometry.panels]).within(nominal)
+        write_peak_table(file.create_group(CXI_PEAKS), peaks, np.zeros((len(nominal), 2), dtype=np.int64), modules)
         file.attrs["one_mask"] = len(masks) <= 1
 
 
@@ -165,26 +171,38 @@ def _new_stack(file: h5py.File, path: str, image: NDArray[Any], length: int = 0)
     )  # fmt: skip
 
 
-def _write_peaks(file: h5py.File, peaks: Sequence[Peaks]) -> None:
-    """The peaks as Cheetah lists them: one row a frame, the centre of the first pixel being 0."""
-    group = file.create_group(CXI_PEAKS)
-    group["nPeaks"] = np.array([len(found) for found in peaks], dtype=np.int32)
-    shape = len(peaks), max((len(found) for found in peaks), default=0)
-    for name, column in _PEAK_COLUMNS.items():
-        cells = np.zeros(shape, dtype=np.int16 if column == "n_pixels" else np.float32)
-        for row, found in enumerate(peaks):
-            cells[row, : len(found)] = getattr(found, column) - (0.5 if name in _SHIFTED_BY_HALF else 0)
-        group.create_dataset(name, data=cells, **({"compression": "gzip", "shuffle": True} if cells.size else {}))
+class _SaturationMaps:
+    """The saturation maps of a part, one for all frames as long as they have the same: it does not compress well."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        self._first: NDArray[np.float32] | None = None
+        self._frames = 0
+
+    def append(self, values: NDArray[np.float32] | None, shape: tuple[int, int]) -> None:
+        """Add the map of the next frame; None where no pixel is saturated by it."""
+        values = np.full(shape, np.inf, dtype=np.float32) if values is None else values
+        first = values if self._first is None else self._first
+        if self._first is None:
+            _append(self._file, SATURATION, values)
+        elif len(self._file[SATURATION]) > 1 or not (values is first or np.array_equal(values, first)):
+            for _ in range(len(self._file[SATURATION]), self._frames):
+                _append(self._file, SATURATION, first)
+            _append(self._file, SATURATION, values)
+        self._first, self._frames = first, self._frames + 1
 
 
-def join_parts(path: Path, parts: Sequence[Path]) -> None:
+def join_parts(path: Path, parts: Sequence[Path], learned: str = "") -> None:
     """Write the file that makes a whole of parts, which lie in a folder beside it.
 
-    Masks are one array (ss, fs) where all frames have the same. Raises `RunError` where a part cannot be read or the
-    file cannot be written.
+    `learned` says which learned bad pixels its masks hold already; whoever processes it learns no others then.
+    Masks, and saturation maps, are one array (ss, fs) where all frames have the same. Raises `RunError` where a part
+    cannot be read or the file cannot be written.
     """
     with written_hdf5(path) as file:
         file["cxi_version"] = 160
+        if learned:
+            file.attrs[LEARNED] = learned
         lengths = [_copy_tables(file, part) for part in parts]
         _copy_peaks(file, parts, lengths)
         filled = [(part, length) for part, length in zip(parts, lengths, strict=True) if length]
@@ -194,11 +212,12 @@ def join_parts(path: Path, parts: Sequence[Path]) -> None:
                 expected="the files that the run was made from", remedy="bring them back and export again",
             )  # fmt: skip
         _make_virtual(file, DATA, filled)
-        mask = _common_mask(parts)
-        if mask is None:
-            _make_virtual(file, MASK, filled)
-        else:
-            file.create_dataset(MASK, data=mask, chunks=mask.shape, **_BITSHUFFLE)
+        for name in _names_beside(filled):
+            common = _common_image(filled, name)
+            if common is None:
+                _make_virtual(file, name, filled)
+            else:
+                file.create_dataset(name, data=common, chunks=common.shape, **_BITSHUFFLE)
         file[DATA].attrs.update(axes="experiment_identifier:y:x", reduction=part_attribute(parts[0], "reduction"))
 
 
@@ -224,8 +243,8 @@ def _copy_peaks(file: h5py.File, parts: Sequence[Path], lengths: Sequence[int]) 
             widest = max(widest, source[CXI_PEAKS]["peakXPosRaw"].shape[1])
     group.create_dataset("nPeaks", (n_frames,), np.int32)
     options: dict[str, Any] = {"compression": "gzip", "shuffle": True, "chunks": (min(max(n_frames, 1), 64), widest)}
-    for name, column in _PEAK_COLUMNS.items():
-        dtype = np.int16 if column == "n_pixels" else np.float32
+    for name in (*PEAK_COLUMNS, PEAK_MODULE):
+        dtype = np.int16 if name in ("peakNPixels", PEAK_MODULE) else np.float32
         group.create_dataset(name, (n_frames, widest), dtype, **(options if n_frames else {}))
     first = 0
     for part, length in zip(parts, lengths, strict=True):
@@ -234,6 +253,7 @@ def _copy_peaks(file: h5py.File, parts: Sequence[Path], lengths: Sequence[int]) 
                 for name, cells in source[CXI_PEAKS].items():
                     where = (slice(first, first + length), *(slice(0, n) for n in cells.shape[1:]))
                     group[name][where] = cells[()]
+                    group[name].attrs.update(cells.attrs)
         first += length
 
 
@@ -248,24 +268,33 @@ def _make_virtual(file: h5py.File, path: str, parts: Sequence[tuple[Path, int]])
     first = 0
     for (part, length), (shape, dtype) in zip(parts, sources, strict=True):
         name = os.path.join(part.parent.name, part.name)
-        layout[first : first + length] = h5py.VirtualSource(name, path, shape, dtype)
+        images = h5py.VirtualSource(name, path, shape, dtype)
+        if shape[0] == length:
+            layout[first : first + length] = images
+        else:
+            for number in range(first, first + length):
+                layout[number] = images[0]
         first += length
     file.create_virtual_dataset(path, layout)
 
 
-def _common_mask(parts: Sequence[Path]) -> NDArray[np.uint8] | None:
-    """The mask that all frames of all parts have, None where they have different ones."""
-    common: NDArray[np.uint8] | None = None
-    for part in parts:
+def _names_beside(parts: Sequence[tuple[Path, int]]) -> tuple[str, ...]:
+    """HDF5 paths of what there is beside the pixels."""
+    with opened_part(parts[0][0]) as source:
+        return (MASK, SATURATION) if SATURATION in source else (MASK,)
+
+
+def _common_image(parts: Sequence[tuple[Path, int]], name: str) -> NDArray[Any] | None:
+    """The mask or saturation map that all frames of all parts have, None where they have different ones."""
+    common: NDArray[Any] | None = None
+    for part, _ in parts:
         with opened_part(part) as source:
-            if not source.attrs["one_mask"]:
+            if not (source.attrs["one_mask"] if name == MASK else len(source[name]) == 1):
                 return None
-            if MASK not in source:
-                continue
-            mask = source[MASK][0]
-        if common is not None and not np.array_equal(mask, common):
+            image = source[name][0]
+        if common is not None and not np.array_equal(image, common):
             return None
-        common = mask
+        common = image
     return common
 
 
@@ -301,16 +330,5 @@ def written_hdf5(path: Path) -> Iterator[h5py.File]:
 
     Raises `RunError` where it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with h5py.File(aside, "x") as file:
-            yield file
-        with open(aside, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunError(
-            "the file cannot be written", path=path, found=error, remedy="free space or check permissions"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside, h5py.File(aside, "x") as file:
+        yield file

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.crystal import Crystal, UnitCell
 from sfxlab.crystal.cell_file import format_cell
-from sfxlab.errors import OutputExistsError, RunError
+from sfxlab.errors import OutputExistsError
 from sfxlab.geometry import Detector
 from sfxlab.integration import Reflections
 from sfxlab.interop.stream_reader import header_geometry
 from sfxlab.peaks import Peaks
 from sfxlab.pipeline import FrameResult
+from sfxlab.whole_files import written_whole
 
 PEAK_COLUMNS = "  fs/px   ss/px (1/d)/nm^-1   Intensity  Panel"
 REFLECTION_COLUMNS = "   h    k    l          I   sigma(I)       peak background  fs/px  ss/px panel"
@@ -54,21 +55,17 @@ def write_stream(
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputExistsError("this stream exists", path=path, remedy="choose another name or remove it")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     places = _FilePlaces(detector)
     bandwidth = _bandwidth(geometry_text)
     count = 0
-    try:
-        with _open_text(aside, compress=path.suffix == ".gz") as out:
-            out.writelines(_header(geometry_text, cell, command))
-            for result in results:
-                out.writelines(_chunk(result, places, bandwidth))
-                count += 1
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunError("the stream cannot be written", path=path, found=error.strerror or error) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        written_whole(path, "the stream cannot be written") as file,
+        _as_text(file, compress=path.suffix == ".gz") as out,
+    ):
+        out.writelines(_header(geometry_text, cell, command))
+        for result in results:
+            out.writelines(_chunk(result, places, bandwidth))
+            count += 1
     return count
 
 
@@ -87,10 +84,10 @@ class _FilePlaces:
         return fs.tolist(), ss.tolist(), self.names[spots.panel].tolist()
 
 
-def _open_text(path: Path, *, compress: bool) -> TextIO:
+def _as_text(file: BinaryIO, *, compress: bool) -> TextIO:
     if compress:
-        return gzip.open(path, "wt", encoding="utf-8", newline="\n")
-    return open(path, "w", encoding="utf-8", newline="\n")
+        return gzip.open(file, "wt", encoding="utf-8", newline="\n")
+    return TextIOWrapper(file, encoding="utf-8", newline="\n")
 
 
 def _header(geometry_text: str, cell: UnitCell | None, command: str) -> Iterator[str]:

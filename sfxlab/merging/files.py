@@ -18,7 +18,7 @@ from sfxlab.errors import CellError, MergeError, OutputExistsError
 from sfxlab.interop.hkl import ReflectionList, format_hkl, read_hkl
 from sfxlab.interop.mtz import MtzTable, mtz_bytes, read_mtz
 from sfxlab.merging.intensities import Intensities, concatenate
-from sfxlab.store.parts import written_whole
+from sfxlab.whole_files import written_whole
 
 if TYPE_CHECKING:
     from sfxlab.merging.merged import Merged

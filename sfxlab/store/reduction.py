@@ -19,8 +19,9 @@ from sfxlab.frames import FrameSequence
 from sfxlab.geometry import Geometry, format_geometry
 from sfxlab.interop.cxi_frames import geometry_of_parts, join_parts, part_attribute, unreadable_frames, write_part
 from sfxlab.interop.pixel_reduction import PixelReduction, reduced_panels
-from sfxlab.store.parts import committed_chunks, part_path, remove_leftovers, results_in_chunk, written_whole
+from sfxlab.store.parts import committed_chunks, part_path, remove_leftovers, results_in_chunk
 from sfxlab.store.run import Run
+from sfxlab.whole_files import written_whole
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -86,7 +87,8 @@ def export_hits(
         for number, _ in enumerate(done, start=len(chunks) - len(missing) + 1):
             report(number, len(chunks))
     remove_leftovers(folder)
-    join_parts(path, list(parts.values()))
+    learned = run.bad_pixels
+    join_parts(path, list(parts.values()), "" if learned is None else str(learned))
     with written_whole(geometry_path) as file:
         file.write(_geometry_text(run, reduced, reduction).encode("utf-8", "backslashreplace"))
     return _summary(run, path, geometry_path, list(parts.values()))
@@ -215,6 +217,6 @@ def _summary(run: Run, path: Path, geometry_path: Path, parts: list[Path]) -> Re
         frames=counts.frames,
         hits=counts.hits - len(unreadable),
         unreadable=tuple(unreadable),
-        bytes_before=sum(file.size or 0 for file in run.record.files),
+        bytes_before=run.record.input_size,
         bytes_after=sum(file.stat().st_size for file in (path, *parts)),
     )

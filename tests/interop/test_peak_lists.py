@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import h5py
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sfxlab.frames import open_frames
 from sfxlab.geometry import parse_geometry
 from sfxlab.interop.cxi_peaks import write_peaks
 from sfxlab.interop.peak_lists import read_peaks
+from sfxlab.peaks import Peaks
 from sfxlab.pipeline import FrameResult
 
 # Pixels of the CSPAD of 8 × 8 ASICs of 5 rows and 4 columns: x, y, intensity.
@@ -149,3 +152,100 @@ def _cxi_list(file: h5py.File, counts: list[int], shape: tuple[int, int]) -> Non
     group["nPeaks"] = np.array(counts, dtype=np.int64)
     for name in ("peakXPosRaw", "peakYPosRaw", "peakTotalIntensity"):
         group[name] = np.zeros(shape)
+
+
+def _random_peaks(frame, seed):
+    """Peaks on 20 good pixels of all panels, with every column filled, in order of resolution."""
+    rng = np.random.default_rng(seed)
+    detector = frame.detector
+    chosen = rng.permutation(np.argwhere((frame.bad == 0) & (detector.panel_map >= 0)))[:20]
+    panel = detector.panel_map[chosen[:, 0], chosen[:, 1]]
+    fs, ss = (chosen[:, 1] + rng.random(20)).astype(np.float32), (chosen[:, 0] + rng.random(20)).astype(np.float32)
+    intensity, sigma = rng.uniform(50, 5000, (2, 20)).astype(np.float32)
+    peaks = Peaks(
+        panel, fs, ss, intensity, sigma, rng.uniform(4, 90, 20).astype(np.float32),
+        np.linalg.norm(detector.q(panel, fs, ss, frame.photon_energy), axis=1).astype(np.float32),
+        rng.uniform(50, 5000, 20).astype(np.float32), rng.integers(1, 20, 20).astype(np.int16),
+    )  # fmt: skip
+    return peaks[np.argsort(peaks.resolution, kind="stable")]
+
+
+@pytest.mark.parametrize("layout", ["write_scans", "write_cspad", "write_two_detectors"])
+def test_peaks_of_any_layout_are_the_same_once_saved_and_read_back(layouts, tmp_path, layout):
+    path, text, _ = getattr(layouts, layout)(tmp_path)
+    frames = open_frames(path, parse_geometry(text))
+    results = [FrameResult(f.id, f.index, "hit", peaks=_random_peaks(f, f.index)) for f in frames]
+    assert all(len(set(result.peaks.panel)) > 1 for result in results)
+    write_peaks(tmp_path / "peaks.cxi", results, frames.detector)
+    for frame, result in zip(frames, results, strict=True):
+        again = read_peaks(frame, file=tmp_path / "peaks.cxi")
+        assert len(again) == 20
+        for field in fields(Peaks):
+            found, expected = getattr(again, field.name), getattr(result.peaks, field.name)
+            np.testing.assert_allclose(found, expected, rtol=3e-7, atol=6e-8, err_msg=field.name)
+
+
+def test_a_list_of_stacked_modules_says_where_in_the_stack_a_peak_is(layouts, tmp_path):
+    path, text, _ = layouts.write_scans(tmp_path)
+    frames = open_frames(path, parse_geometry(text))
+    peaks = _random_peaks(frames[0], 0)
+    write_peaks(tmp_path / "peaks.cxi", [FrameResult(frames[0].id, 0, "hit", peaks=peaks)], frames.detector)
+    with h5py.File(tmp_path / "peaks.cxi") as file:
+        group = file["/entry_1/result_1"]
+        module = group["peakModule"]
+        # Modules of 4 rows and 5 columns, two in a stack.
+        np.testing.assert_array_equal(module[0], peaks.panel)
+        np.testing.assert_array_equal(group["peakYPosRaw"][0], peaks.ss - np.float32(0.5))
+        assert (np.floor(group["peakYPosRaw"][0] + 0.5) // 4 == module[0]).all()
+        assert module.attrs["first_panel"].tolist() == ["m0", "m1"]
+        assert module.attrs["first_row"].tolist() == [0, 4]
+
+
+def test_a_list_of_stacked_modules_can_be_used_with_a_geometry_of_the_slab(layouts, tmp_path):
+    path, text, exposures = layouts.write_scans(tmp_path)
+    stacked = open_frames(path, parse_geometry(text))[0]
+    peaks = _random_peaks(stacked, 0)
+    write_peaks(tmp_path / "peaks.cxi", [FrameResult(stacked.id, 0, "hit", peaks=peaks)], stacked.detector)
+    with h5py.File(tmp_path / "peaks.cxi", "r+") as file:
+        # Other programs find the frame by its number, not by its name.
+        del file["/entry_1/result_1/frame_path"]
+        file["/data"], file["/mask"] = exposures[0].data[None], exposures[0].bad[None]
+    slab = f"""photon_energy = {stacked.photon_energy}
+clen = 0.1
+res = 10000
+data = /data
+mask0_data = /mask
+mask0_badbits = 1
+dim0 = %
+dim1 = ss
+dim2 = fs
+""" + layouts.panels(["m0", "m1"], 4, 5)
+    again = read_peaks(open_frames(tmp_path / "peaks.cxi", parse_geometry(slab))[0])
+    by_place = np.lexsort((peaks.fs, peaks.ss))
+    again = again[np.lexsort((again.fs, again.ss))]
+    for name in ("panel", "fs", "ss"):
+        np.testing.assert_allclose(getattr(again, name), getattr(peaks[by_place], name), rtol=3e-7, atol=6e-8)
+
+
+def test_a_list_of_another_slab_is_refused(layouts, tmp_path):
+    path, text, _ = layouts.write_scans(tmp_path)
+    frame = open_frames(path, parse_geometry(text))[0]
+    write_peaks(
+        tmp_path / "peaks.cxi", [FrameResult(frame.id, 0, "hit", peaks=_random_peaks(frame, 0))], frame.detector
+    )
+    first, _, second = text.partition("dim1 = 1")
+    top = first[: first.index("m0/")].replace("dim1 = 0", "")
+    swapped = f"{top}dim1 = 1\n{second}dim1 = 0\n{first[first.index('m0/') :]}"
+    with pytest.raises(InputError, match=r"another slab\n +found: +2 arrays: m0 from row 0, m1 from row 4\n"):
+        read_peaks(open_frames(path, parse_geometry(swapped))[0], file=tmp_path / "peaks.cxi")
+
+
+def test_lists_of_programs_that_know_slabs_only_are_taken_for_what_they_are(layouts, tmp_path):
+    path, text, exposures = layouts.write_scans(tmp_path)
+    row, column = np.argwhere(~exposures[0].bad[:4])[0]
+    h5py.File(tmp_path / "list.h5", "w").close()
+    # The other frame has a peak in the lower module, which is what shows that coordinates are the slab's.
+    layouts.add_cheetah_peaks(tmp_path / "list.h5", [[(column, row, 10.0)], [(0.0, 6.0, 20.0)]])
+    frame = open_frames(path, parse_geometry(text))[0]
+    peaks = read_peaks(frame, file=tmp_path / "list.h5")
+    assert (peaks.fs.tolist(), peaks.ss.tolist()) == ([column + 0.5], [row + 0.5])
