@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client
+from distributed import Client, Future
 
 from sfxlab.errors import ClusterError
 
@@ -110,3 +110,26 @@ def _existing(address: str, timeout: float) -> Client:
             expected="a running `dask scheduler`",
             remedy="check the address, and that this machine reaches it",
         ) from error
+
+
+def task_result(task: Future[Any]) -> Any:
+    """What a task returned. Raises what it raised, and `ClusterError` where the cluster failed it."""
+    try:
+        return task.result()
+    except CancelledError as error:
+        raise connection_lost(error) from error
+    except RuntimeError as error:
+        if "deserialization" not in str(error):
+            raise
+        raise ClusterError(
+            "the workers cannot run this task", found=error.__cause__, expected="the same sfxlab there and here"
+        ) from error
+
+
+def connection_lost(error: Exception) -> ClusterError:
+    """What to say of a cluster that is gone."""
+    return ClusterError(
+        "the cluster dropped the tasks of this run",
+        found=str(error).partition("\n")[0],
+        remedy="connect anew and continue with --resume",
+    )
