@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from sfxlab.bad_pixels import KINDS, LearnedMask
 from sfxlab.frames import Frame
 from sfxlab.geometry import HC_EV_ANGSTROM, Detector, Panel
 from sfxlab.integration import Reflections
@@ -30,6 +31,9 @@ PEAK: Colour = (0, 114, 178)
 LATTICES: tuple[Colour, ...] = ((213, 94, 0), (0, 158, 115), (204, 121, 167), (150, 110, 0))
 """Colours of the lattices of a frame, told apart by colour-blind readers too (Okabe and Ito, 2008)."""
 
+_KIND_COLOURS: dict[str, Colour] = {
+    "hot": (213, 94, 0), "dead": (0, 0, 0), "noisy": (204, 121, 167), "shadowed": (86, 180, 233),
+}  # fmt: skip
 _RING_SPACINGS = (40, 30, 20, 15, 10, 8, 6, 5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1, 0.9, 0.8)
 # Marks are drawn so much larger and scaled down: Pillow draws without anti-aliasing.
 _OVERSAMPLING = 3
@@ -127,6 +131,38 @@ def slab_png(
             draw.ellipse(box, outline=PEAK, width=round(1.6 * unit))
     picture.alpha_composite(marks.resize(picture.size, Image.Resampling.BOX))
     return png_bytes(picture)
+
+
+def mask_png(learned: LearnedMask, detector: Detector, width: int = 1000) -> bytes:
+    """Learned bad pixels as PNG: shadows as areas, single pixels as dots that are larger than the pixels."""
+    shadowed = (learned.kinds & KINDS["shadowed"]).astype(np.uint8)
+    assembly = assemble(shadowed, None, detector, width)
+    picture = np.full((*assembly.image.shape, 3), GAP, dtype=np.uint8)
+    picture[assembly.inside] = 255
+    picture[assembly.image > 0] = _KIND_COLOURS["shadowed"]
+    rows, columns = assembly.image.shape
+    legend = round(0.035 * width)
+    image = Image.new("RGB", (columns * _OVERSAMPLING, (rows + legend) * _OVERSAMPLING), (255, 255, 255))
+    image.paste(Image.fromarray(picture).resize((columns * _OVERSAMPLING, rows * _OVERSAMPLING)), (0, 0))
+    draw = ImageDraw.Draw(image)
+    size = _OVERSAMPLING * max(2.5 * width / 1000, 1.6)
+    for name in ("noisy", "dead", "hot"):
+        ss, fs = np.nonzero((learned.kinds & KINDS[name] != 0) & (detector.panel_map >= 0))
+        places = detector.positions(detector.panel_map[ss, fs], fs + 0.5, ss + 0.5)
+        for x, y in zip(*(_OVERSAMPLING * p for p in assembly.place(places[:, 0], places[:, 1])), strict=True):
+            draw.ellipse((x - size, y - size, x + size, y + size), fill=_KIND_COLOURS[name])
+    _draw_legend(draw, learned.counts, (columns * _OVERSAMPLING, rows * _OVERSAMPLING, legend * _OVERSAMPLING))
+    return png_bytes(image.resize((columns, rows + legend), Image.Resampling.BOX))
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, counts: Mapping[str, int], place: tuple[int, int, int]) -> None:
+    """Name and number of each kind of bad pixels, below a picture of a width and height, in a strip of a height."""
+    width, top, height = place
+    font = ImageFont.load_default(size=0.6 * height)
+    for i, (name, number) in enumerate(counts.items()):
+        x, y, size = (0.02 + 0.245 * i) * width, top + 0.5 * height, 0.2 * height
+        draw.ellipse((x - size, y - size, x + size, y + size), fill=_KIND_COLOURS[name])
+        draw.text((x + 2 * size, y), f"{name} {number}", fill=RING, font=font, anchor="lm")
 
 
 def png_bytes(picture: Image.Image) -> bytes:

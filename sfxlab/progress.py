@@ -27,6 +27,8 @@ class Progress:
     """Frames done in this session."""
     seconds: float
     """Duration of this session so far."""
+    stage: str = ""
+    """What is being done before frames are processed, empty once they are."""
 
     @property
     def frames_per_second(self) -> float:
@@ -34,6 +36,8 @@ class Progress:
         return self.fresh / self.seconds if self.seconds > 0 else 0.0
 
     def __str__(self) -> str:
+        if self.stage:
+            return self.stage
         text = (
             f"{self.frames_per_second:.1f} frames/s, hits {self.done.hit_rate:.1%},"
             f" indexed {self.done.indexing_rate:.1%}"

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfxlab.bad_pixels import KINDS, LearnedMask
 from sfxlab.frames import Frame, FrameId
 from sfxlab.geometry import Detector, Panel
 from sfxlab.integration import Reflections
 from sfxlab.peaks import Peaks
-from sfxlab.pictures import BAD, GAP, LATTICES, PEAK, assemble, frame_png
+from sfxlab.pictures import BAD, GAP, LATTICES, PEAK, assemble, frame_png, mask_png
 
 PIXEL = 1e-4
 
@@ -162,3 +163,22 @@ def test_frames_without_contrast_give_a_picture(value: float) -> None:
 def test_a_frame_that_is_all_bad_gives_a_picture() -> None:
     picture = opened(frame_png(frame(np.zeros((30, 40)), np.ones((30, 40), dtype=np.uint8)), Peaks.empty(), width=100))
     assert (distance_to(picture, BAD) < 8).mean() > 0.9
+
+
+def test_learned_bad_pixels_are_dots_of_their_kind_and_shadows_areas() -> None:
+    kinds = np.zeros((40, 40), dtype=np.uint8)
+    kinds[10, 30], kinds[30, 10], kinds[35, 35] = KINDS["hot"], KINDS["dead"], KINDS["noisy"]
+    kinds[2:8, 2:12] = KINDS["shadowed"]
+    counts = np.full(kinds.shape, 20, dtype=np.uint16)
+    picture = opened(mask_png(LearnedMask(kinds, counts, counts, 20), square(), 400))
+    assert picture.shape == (414, 400, 3)  # with a legend below
+    assert np.ptp(picture[402:], axis=(0, 1)).min() > 100
+    # Row 0 of the slab is at the bottom: y goes up.
+    near = {name: picture[395 - 10 * row, 5 + 10 * column] for name, row, column in (
+        ("hot", 10, 30), ("dead", 30, 10), ("noisy", 35, 35), ("shadowed", 5, 7), ("good", 20, 20),
+    )}  # fmt: skip
+    assert near["good"].min() > 250
+    assert near["dead"].max() < 30
+    assert near["hot"][0] > near["hot"][1] + 60 > near["hot"][2] + 100
+    assert near["shadowed"][2] > near["shadowed"][0] + 100
+    assert near["noisy"][0] > near["noisy"][1] + 60

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest
 
+from sfxlab.bad_pixels import LearnedMask
 from sfxlab.crystal import Crystal, UnitCell, point_group, possible_reflections
 from sfxlab.errors import OutputExistsError, RunError
 from sfxlab.frames import open_frames
@@ -26,8 +26,8 @@ from sfxlab.peaks import Peaks
 from sfxlab.pipeline import FrameResult
 from sfxlab.recipe import Recipe
 from sfxlab.report import write_report
-from sfxlab.report.charts import robust_deviation, wilson_interval
-from sfxlab.report.pictures import mean_png, peak_map, results_at, spread
+from sfxlab.report.charts import robust_deviation
+from sfxlab.report.pictures import mean_png, peaks_by_resolution, powder_png, results_at, spread
 from sfxlab.store import Run, describe, kind_of_reason
 
 SIZE, FRAMES, CHUNK = 64, 24, 10
@@ -157,7 +157,7 @@ def test_headline_figures_are_those_of_the_run(run: Run, page: str) -> None:
 
 
 def test_reasons_are_counted_by_kind_and_never_become_markup(page: str) -> None:
-    assert "too few peaks: …, at least … needed 6" in text_of(page)
+    assert "too few peaks 6" in text_of(page)
     assert "<b>filter" not in page
     assert "<b>filter …</b> is missing 1" in text_of(page)
 
@@ -180,6 +180,22 @@ def test_pictures_are_the_peaks_the_mean_and_six_examples(page: str) -> None:
     assert len(pictures_in(page)) == 8
     assert "a&b.h5 //2: 30 peaks, 1 lattice" in text_of(page)
     assert "Mean of 17 hits" in text_of(page)
+
+
+def test_learned_bad_pixels_are_counted_by_panel_and_drawn(make_run: MakeRun) -> None:
+    run = make_run()
+    assert "<h2>Bad pixels</h2>" not in page_of(run)
+    kinds = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    kinds[3, 4:9], kinds[20, 20] = 1, 2
+    counts = np.full(kinds.shape, FRAMES, dtype=np.uint16)
+    LearnedMask(kinds, counts, counts, FRAMES, ("1 < 2",)).save(run.path / "bad_pixels.h5")
+    page = write_report(run, run.path.parent / "second.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert f"Learned from {FRAMES} frames" in text
+    assert "1 &lt; 2" in page
+    for row in (r"whole detector\s+5\s+1\s+0\s+0", r"\bp\s+5\s+1\s+0\s+0"):
+        assert re.search(row, text)
+    assert len(pictures_in(page)) == 9
 
 
 def test_inputs_that_are_gone_are_said_in_place_of_pictures(make_run: MakeRun) -> None:
@@ -257,12 +273,23 @@ def test_a_run_can_be_moved_with_its_report_still_to_be_written(make_run: MakeRu
     assert len(pictures_in(page_of(Run(tmp_path / "elsewhere")))) == 8
 
 
-def test_the_map_of_peaks_counts_every_peak(run: Run) -> None:
-    found = peak_map(run, run.open_frames().detector, 100)
-    assert found is not None
-    assert found.radial.sum() == len(run.peaks)
+def test_peaks_by_resolution_count_every_peak(run: Run) -> None:
+    found = peaks_by_resolution(run)
+    assert found.sum() == len(run.peaks)
     expected, _ = np.histogram(run.peaks["resolution"].to_numpy(), bins=np.arange(0, 0.5, 0.002))
-    assert np.abs(found.radial[: len(expected)] - expected).sum() <= 4  # single precision at the edges of bins
+    assert np.abs(found[: len(expected)] - expected).sum() <= 4  # single precision at the edges of bins
+
+
+def test_the_powder_is_shown_where_its_peaks_are(run: Run) -> None:
+    detector = run.open_frames().detector
+    powder = np.zeros(detector.shape)
+    assert powder_png(powder, detector, 64) is None
+    powder[10, 50] = 1000.0  # this geometry has x along fs and y, upwards, along ss
+    png = powder_png(powder, detector, 64)
+    assert png is not None
+    picture = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    assert picture.shape == (64, 64)
+    assert np.unravel_index(picture.argmin(), picture.shape) == (63 - 10, 50)
 
 
 def test_the_mean_leaves_out_what_cannot_be_read(run: Run) -> None:
@@ -286,13 +313,6 @@ def test_indices_are_spread_evenly() -> None:
 def test_reasons_are_alike_where_only_numbers_differ() -> None:
     assert kind_of_reason("11 peaks, 15 needed") == kind_of_reason("9 peaks, 15 needed") == "… peaks, … needed"
     assert kind_of_reason("best cell 4.1 % off in a") == "best cell … % off in a"
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (1, 1)])
-def test_the_band_of_rates_is_wilsons(successes: int, trials: int) -> None:
-    low, high = wilson_interval(np.array([successes]), np.array([trials]))
-    expected = binomtest(successes, trials).proportion_ci(0.6826894921370859, method="wilson")
-    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_robust_deviation_is_that_of_the_normal_part() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ from bokeh.models import BasicTicker, FixedTicker
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
+from sfxlab.peaks.ice import ICE_SPACINGS
+from sfxlab.store.rates import HitRates
+
 BLUE, GREEN, ORANGE, VIOLET = "#3b82c4", "#2a9d6f", "#d55e00", "#a06cb0"
 # Readable on white and on black, because a figure cannot know which page it is on.
 _INK = "#7f8a99"
+_SPACINGS = (30, 10, 6, 4, 3, 2.5, 2, 1.7, 1.5, 1.3, 1.2, 1.1, 1)
 
 
 def chart_html(chart: figure) -> str:
@@ -40,33 +45,20 @@ def empty_figure(x_label: str, y_label: str, height: int = 260, **options: Any) 
     return chart
 
 
-def rates_chart(hit: NDArray[np.bool_], indexed: NDArray[np.bool_], bins: int = 50) -> figure:
-    """Hit rate and indexing rate of frames in order, (n,) each, in bins, with a band of one standard error."""
-    edges = np.unique(np.linspace(0, len(hit), min(bins, max(1, len(hit) // 10)) + 1).astype(int))
-    n, hits, lattices = (np.add.reduceat(x.astype(int), edges[:-1]) for x in (np.ones_like(hit), hit, indexed))
+def rates_chart(rates: HitRates) -> figure:
+    """Hit rate and indexing rate along a run, with their bands."""
     chart = empty_figure("frame", "%", y_range=(0, 102))
-    for label, colour, successes, trials in (
-        ("hits / frames", BLUE, hits, n), ("indexed / hits", GREEN, lattices, hits)
-    ):  # fmt: skip
-        low, high = wilson_interval(successes, trials)
-        rate = np.divide(successes, trials, out=np.full(len(n), np.nan), where=trials > 0)
-        x, steps = np.repeat(edges, 2)[1:-1], [np.repeat(100 * y, 2) for y in (low, high, rate)]
-        chart.varea(x, steps[0], steps[1], color=colour, alpha=0.22)
-        chart.line(x, steps[2], color=colour, line_width=2, legend_label=label)
+    edges = np.append(rates.first, rates.last[-1:] + 1)
+    for label, colour, rate, band in (
+        ("hits / frames", BLUE, rates.rate, rates.band),
+        ("indexed / hits", GREEN, rates.indexing_rate, rates.indexing_band),
+    ):
+        x = np.repeat(edges, 2)[1:-1].astype(np.float64)
+        middle, low, high = (np.repeat(100 * y, 2) for y in (rate, *band))
+        chart.varea(x, low, high, color=colour, alpha=0.22)
+        chart.line(x, middle, color=colour, line_width=2, legend_label=label)
     _legend_above(chart)
     return chart
-
-
-def wilson_interval(
-    successes: NDArray[np.integer], trials: NDArray[np.integer]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interval of one standard error for binomial proportions (Wilson, 1927); 0 to 1 where nothing was tried."""
-    n = np.asarray(trials, dtype=np.float64)
-    share = np.divide(successes, n, out=np.full(n.shape, 0.5), where=n > 0)
-    middle = (share * n + 0.5) / (n + 1)
-    half = np.sqrt(share * (1 - share) * n + 0.25) / (n + 1)
-    none = n == 0
-    return np.where(none, 0.0, middle - half), np.where(none, 1.0, middle + half)
 
 
 def histogram_chart(values: NDArray[np.floating], label: str) -> figure:
@@ -87,6 +79,21 @@ def robust_deviation(values: NDArray[np.floating]) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
+def radial_average_chart(averages: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> figure:
+    """Means of pixels by 1/d: (1/d, mean), (n,) each, under their names, with the rings of hexagonal ice."""
+    limit = max(float(x[-1]) for x, _ in averages.values())
+    top = max(float(np.percentile(y, 99.5)) for _, y in averages.values())
+    bottom = min(0.0, *(float(np.percentile(y, 0.5)) for _, y in averages.values()))
+    chart = empty_figure("d / Å", "ADU", y_range=(bottom, 1.08 * top if top > bottom else bottom + 1))
+    rings = [1 / spacing for spacing in ICE_SPACINGS if 1 / spacing < limit]
+    chart.vspan(rings, line_color=VIOLET, line_alpha=0.5)
+    for colour, (name, (x, y)) in zip((BLUE, ORANGE), averages.items(), strict=False):
+        chart.line(x, y, color=colour, line_width=2, legend_label=name)
+    _label_as_spacings(chart, _SPACINGS, limit, power=1)
+    _legend_above(chart)
+    return chart
+
+
 def radial_chart(counts: NDArray[np.integer], step: float) -> figure:
     """Number of peaks by 1/d, (n,), in bins of `step` 1/Å from 0."""
     last = int(np.flatnonzero(counts)[-1]) + 1
@@ -96,7 +103,7 @@ def radial_chart(counts: NDArray[np.integer], step: float) -> figure:
     edges = np.arange(len(grouped) + 1) * step * group
     chart = empty_figure("d / Å", "peaks", y_range=(0, 1.05 * grouped.max()))
     chart.quad(left=edges[:-1], right=edges[1:], bottom=0, top=grouped, color=BLUE, line_color=None, alpha=0.85)
-    _label_as_spacings(chart, (30, 10, 6, 4, 3, 2.5, 2, 1.7, 1.5, 1.3, 1.2, 1.1, 1), edges[-1], power=1)
+    _label_as_spacings(chart, _SPACINGS, edges[-1], power=1)
     return chart
 
 

@@ -14,9 +14,12 @@ from bokeh.resources import Resources
 from sfxlab.errors import OutputExistsError, RunError, SfxlabError
 from sfxlab.frames import FrameSource
 from sfxlab.report import sections
+from sfxlab.report.bad_pixels import bad_pixels
+from sfxlab.report.decoys import decoys
+from sfxlab.report.hits import hits
 from sfxlab.report.merging import merging
-from sfxlab.store import Run
-from sfxlab.store.parts import written_whole
+from sfxlab.store import Run, RunMonitor
+from sfxlab.whole_files import written_whole
 
 if TYPE_CHECKING:
     from sfxlab.merging import Merged
@@ -55,14 +58,18 @@ def _sections(run: Run | None, merged: Merged | None) -> str:
     }
     crystals = run.table("crystals", ["lattice_type", "centring", "a", "b", "c", "alpha", "beta", "gamma"]).to_pydict()
     source, problem = _source(run)
+    monitor = RunMonitor(run)
+    monitor.update()
     return "".join(
         [
-            sections.headline(run),
+            sections.headline(run, monitor.counts),
             of_merged,
-            sections.rates(frames),
+            hits(monitor, source),
             sections.reasons(frames),
+            decoys(run),
             sections.cells(crystals),
             sections.detector(run, source, frames, problem),
+            bad_pixels(run, source),
             sections.examples(run, source, frames, problem),
             sections.timings(run),
             sections.recipe(run),
@@ -81,7 +88,19 @@ def _source(run: Run) -> tuple[FrameSource | None, str]:
     return source, ""
 
 
-def _page(title: str, body: str) -> str:
+def write_live_page(monitor: RunMonitor, path: str | Path, seconds: float) -> None:
+    """Write what a growing run shows as an HTML file, in place of what was there; browsers load it anew at times.
+
+    `seconds` is the time between. Raises `RunError` where the file cannot be written.
+    """
+    run = monitor.run
+    body = sections.headline(run, monitor.counts) + hits(monitor)
+    refresh = "" if run.is_finished else f'<meta http-equiv="refresh" content="{max(round(seconds), 1)}">'
+    with written_whole(Path(path)) as file:
+        file.write(_page(f"Run {run.path.name}", body, refresh).encode("utf-8"))
+
+
+def _page(title: str, body: str, head: str = "") -> str:
     style = files("sfxlab.report").joinpath("style.css").read_text(encoding="utf-8")
     scripts = Resources(mode="inline", components=["bokeh"]).render()
     made = f"Written by sfxlab {version('sfxlab')}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}."
@@ -90,7 +109,7 @@ def _page(title: str, body: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
+{head}<title>{html.escape(title)}</title>
 <style>
 {style}</style>
 {scripts}

@@ -1,10 +1,9 @@
-"""Pictures of a report: example frames, the mean of hits, and where peaks were found."""
+"""Pictures of a report: example frames, the mean of hits, and the virtual powder."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +22,6 @@ RADIAL_STEP = 0.002
 """Width of the bins of the radial histogram of peaks, 1/Å."""
 _RADIAL_BINS = 1000
 _HIGHEST_BLUE = np.array((8, 48, 107))
-
-
-@dataclass(frozen=True)
-class PeakMap:
-    """Where the peaks of a whole run lie."""
-
-    png: bytes
-    radial: NDArray[np.int64]
-    """Number of peaks by 1/d in bins of `RADIAL_STEP`, (n,)."""
 
 
 def data_uri(png: bytes) -> str:
@@ -89,32 +79,36 @@ def mean_png(source: FrameSource, frames: Sequence[int], width: int) -> tuple[by
     return png, count
 
 
-def peak_map(run: Run, detector: Detector, width: int) -> PeakMap | None:
-    """Count the peaks of a run over the detector and over 1/d, chunk by chunk; None where there are none."""
+def powder_png(powder: NDArray[np.float64], detector: Detector, width: int) -> bytes | None:
+    """A virtual powder as seen in the laboratory, pixels of the picture are sums; None where it is empty."""
+    ss, fs = np.nonzero((powder > 0) & (detector.panel_map >= 0))
+    if not len(ss):
+        return None
     grid = assemble(np.zeros(detector.shape, dtype=np.uint8), None, detector, width)
     rows, columns = grid.image.shape
-    counts = np.zeros(rows * columns, dtype=np.int64)
+    positions = detector.positions(detector.panel_map[ss, fs], fs + 0.5, ss + 0.5)
+    column, row = (p.astype(np.int64) for p in grid.place(positions[:, 0], positions[:, 1]))
+    here = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
+    sums = np.bincount(here, powder[ss, fs], rows * columns).reshape(rows, columns).astype(np.float64)
+    return _blue_png(sums, grid.inside)
+
+
+def peaks_by_resolution(run: Run) -> NDArray[np.int64]:
+    """Number of peaks by 1/d in bins of `RADIAL_STEP`, (n,), read chunk by chunk."""
     radial = np.zeros(_RADIAL_BINS, dtype=np.int64)
-    for part in run.parts("peaks", ["panel", "fs", "ss", "resolution"]):
-        panel, fs, ss, resolution = (part[name].to_numpy() for name in ("panel", "fs", "ss", "resolution"))
-        positions = detector.positions(panel, fs, ss)
-        column, row = (p.astype(np.int64) for p in grid.place(positions[:, 0], positions[:, 1]))
-        here = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
-        counts += np.bincount(here, minlength=counts.size)
-        bins = np.clip(resolution / RADIAL_STEP, 0, _RADIAL_BINS - 1).astype(np.int64)
+    for part in run.parts("peaks", ["resolution"]):
+        bins = np.clip(part["resolution"].to_numpy() / RADIAL_STEP, 0, _RADIAL_BINS - 1).astype(np.int64)
         radial += np.bincount(bins, minlength=_RADIAL_BINS)
-    if not radial.any():
-        return None
-    return PeakMap(_blue_png(counts.reshape(rows, columns), grid.inside), radial)
+    return radial
 
 
-def _blue_png(counts: NDArray[np.int64], inside: NDArray[np.bool_]) -> bytes:
-    """Counts from white to dark blue, by their square root so that few are seen beside many."""
-    smooth = np.sqrt(gaussian_filter(counts.astype(np.float64), 0.8))
-    top = np.percentile(smooth[smooth > 0.05], 99.5)
+def _blue_png(sums: NDArray[np.float64], inside: NDArray[np.bool_]) -> bytes:
+    """Sums from white to dark blue, by their cube root so that weak peaks are seen beside strong ones."""
+    smooth = np.cbrt(gaussian_filter(sums, 0.8))
+    top = np.percentile(smooth[smooth > 0.05 * smooth.max()], 99)
     share = np.clip(smooth / top, 0, 1)[..., None]
     colours = 255 + (_HIGHEST_BLUE - 255) * share
-    colours[~inside & (counts == 0)] = GAP
+    colours[~inside & (sums == 0)] = GAP
     return png_bytes(Image.fromarray(colours.astype(np.uint8)))
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from sfxlab.errors import SfxlabError
 from sfxlab.frames import FrameSource
 from sfxlab.report import pictures
-from sfxlab.report.charts import chart_html, histogram_chart, radial_chart, rates_chart, robust_deviation
-from sfxlab.store import InputFile, Run, kind_of_reason
+from sfxlab.report.charts import chart_html, histogram_chart, radial_chart, robust_deviation
+from sfxlab.store import Counts, InputFile, Run, kind_of_reason
 
 EXAMPLES = 6
 AVERAGED = 50
@@ -57,27 +57,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "")
     )
 
 
-def headline(run: Run) -> str:
+def headline(run: Run, counts: Counts) -> str:
     """How many frames became what."""
-    counts, record = run.counts, run.record
+    record = run.record
+    of_all = "" if record.status == "finished" else f"of {record.n_frames:,}, {record.status}"
     return cards(
         [
-            ("frames", f"{counts.frames:,}", "" if run.is_finished else f"of {record.n_frames:,}, {record.status}"),
+            ("frames", f"{counts.frames:,}", of_all),
             ("hits", f"{counts.hits:,}", f"{counts.hit_rate:.1%} of frames"),
             ("indexed", f"{counts.indexed:,}", f"{counts.indexing_rate:.1%} of hits"),
             ("lattices", f"{counts.lattices:,}", f"{counts.lattices / max(counts.indexed, 1):.2f} per indexed frame"),
             ("failed", f"{counts.failed:,}", f"{counts.failed / max(counts.frames, 1):.1%} of frames"),
         ]
     )
-
-
-def rates(frames: Mapping[str, Any]) -> str:
-    """Hit rate and indexing rate along the run."""
-    status = np.array(frames["status"])
-    if len(status) == 0:
-        return ""
-    chart = rates_chart(np.isin(status, ["hit", "indexed"]), status == "indexed")
-    return section("Rates along the run", chart_html(chart), "The bands are one standard error.")
 
 
 def reasons(frames: Mapping[str, Any]) -> str:
@@ -123,12 +115,8 @@ def cells(crystals: Mapping[str, Any]) -> str:
 
 
 def detector(run: Run, source: FrameSource | None, frames: Mapping[str, Any], problem: str) -> str:
-    """Where peaks were found, their radial distribution, and the mean of hits."""
+    """The mean of hits, and the radial distribution of peaks."""
     body = ""
-    where = pictures.detector_of(run, source)
-    found = pictures.peak_map(run, where, 560) if where is not None else None
-    if found is not None:
-        body += picture(found.png, f"All peaks on the detector ({int(found.radial.sum()):,})")
     if source is None:
         body += no_picture(problem, "Mean of hits")
     else:
@@ -136,9 +124,9 @@ def detector(run: Run, source: FrameSource | None, frames: Mapping[str, Any], pr
         mean = pictures.mean_png(source, pictures.spread(frames["frame"][hits], AVERAGED), 640)
         if mean is not None:
             body += picture(mean[0], f"Mean of {mean[1]} hits, evenly spaced over the run")
-    radial = ""
-    if found is not None:
-        radial = "<h3>Peaks by resolution</h3>" + chart_html(radial_chart(found.radial, pictures.RADIAL_STEP))
+    counts, radial = pictures.peaks_by_resolution(run), ""
+    if counts.any():
+        radial = "<h3>Peaks by resolution</h3>" + chart_html(radial_chart(counts, pictures.RADIAL_STEP))
     lead = "Seen from the detector towards the source: x to the right, y up."
     return section("Detector", f"<div class=pictures>{body}</div>{radial}", lead)
 
@@ -226,6 +214,9 @@ def provenance(run: Run) -> str:
     files = [_file_row(file) for file in record.files[:_LISTED_FILES]]
     left_out = len(record.files) - len(files)
     more = f"<p>{left_out:,} more files are listed in run.json.</p>" if left_out > 0 else ""
+    if record.linked is not None:
+        size = f"{record.linked.size / 1e6:,.1f} MB"
+        more += f"<p>{record.linked.n_files:,} more files, {size}, are read through links in these.</p>"
     inputs = table(("input", "size", "SHA-256", "of"), files, "checksums")
     return section("Provenance", table(("", ""), facts, "facts") + "<h3>Inputs</h3>" + inputs + more)
 

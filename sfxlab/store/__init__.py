@@ -2,6 +2,7 @@
 
 from sfxlab.store.counts import Counts, kind_of_reason
 from sfxlab.store.imported import import_stream
+from sfxlab.store.monitor import RunMonitor
 from sfxlab.store.record import InputFile, RunRecord, describe
 from sfxlab.store.run import Run
 from sfxlab.store.tables import SCHEMAS, TableName, results_of, tables_of
@@ -11,6 +12,7 @@ __all__ = [
     "Counts",
     "InputFile",
     "Run",
+    "RunMonitor",
     "RunRecord",
     "TableName",
     "describe",

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
+from sfxlab.indexing.reasons import kind
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -41,5 +43,8 @@ class Counts:
 
 
 def kind_of_reason(reason: str) -> str:
-    """A reason without its numbers, so that the same kind of reason is counted together."""
+    """The kind of a reason, or the reason without its numbers, so that the same kind is counted together."""
+    known = kind(reason)
+    if known is not None:
+        return known.value
     return re.sub(r"\d+(?:[.,]\d+)*", "…", reason.splitlines()[0] if reason else "")

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,35 +17,19 @@ import pyarrow.parquet as pq
 from sfxlab.errors import RunError
 from sfxlab.pipeline import FrameResult
 from sfxlab.store.tables import SCHEMAS, TableName, results_of, tables_of
+from sfxlab.whole_files import written_whole
 
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path` once the block is left, whole and on the disk.
-
-    Raises `RunError` where it cannot be written; `path` is then as it was before.
-    """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(aside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise RunError(
-            "the file cannot be written", path=path, found=error.strerror, remedy="free space or check permissions"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def write_chunk(folder: Path, chunk: int, results: Sequence[FrameResult]) -> None:
-    """Write one chunk of frames into the run in `folder`, in place of what it had before. Raises `RunError`."""
+    """Write one chunk of frames into the run in `folder`, in place of what it had before. Raises `RunError`.
+
+    Results that were read back from it stand for what they added to its radial averages, which stay.
+    """
     tables = tables_of(results)
+    if part_path(folder, "frames", chunk).exists() and any(r.radial is None and r.status != "failed" for r in results):
+        tables["radial"] = pa.concat_tables([read_part(folder, "radial", chunk), tables["radial"]])
     # A chunk shall not count while its tables are partly of before.
     part_path(folder, "frames", chunk).unlink(missing_ok=True)
     for name in sorted(SCHEMAS, key=lambda table: table == "frames"):
@@ -101,16 +82,12 @@ def part_path(folder: Path, table: TableName, chunk: int) -> Path:
     return folder / table / f"part-{chunk:06d}.parquet"
 
 
+def learned_mask_path(folder: Path) -> Path:
+    """Where the bad pixels are that were learned from the run's frames."""
+    return folder / "bad_pixels.h5"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process had begun to write. Only whoever holds the run's lock may call this."""
     for leftover in folder.glob("**/.*.tmp"):
         leftover.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    # A rename is on the disk only when its folder is; without this a crash could keep the mark and lose the part.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,11 +19,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfxlab.errors import InputError, RunError
 from sfxlab.frames import FrameId
-from sfxlab.frames.remote import RemoteFile, is_address
+from sfxlab.peaks.hits import hit_function_checksum
 from sfxlab.recipe import Recipe
+from sfxlab.remote.addresses import is_address
+from sfxlab.remote.files import RemoteFile
 
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of a run on disk."""
+HIT_FUNCTION = "hit_function.py"
+"""The file in a run that holds the user's function for hits."""
 
 _WHOLE_FILE_LIMIT = 1 << 30
 _MIB = 1 << 20
@@ -50,6 +54,22 @@ class InputFile(_Frozen):
     """What the server says of a file on the network to tell its versions apart."""
 
 
+class LinkedFiles(_Frozen):
+    """Files that links and virtual datasets of the input files lead to."""
+
+    n_files: int
+    size: int
+    """Of all of them together, bytes."""
+    newest: str
+    """The one that was changed last."""
+    modified: datetime
+    """When it was."""
+    sha256: str
+    """Of their paths, sizes and dates."""
+    missing: tuple[str, ...] = ()
+    """Others that could not be had when the run began; resuming it may find them."""
+
+
 class RunRecord(_Frozen):
     """The content of `run.json`."""
 
@@ -62,12 +82,16 @@ class RunRecord(_Frozen):
     frames_sha256: str
     """Of the names of all frames in order."""
     geometry_sha256: str
+    hit_function_sha256: str | None = None
+    """Of the file of the function that the recipe names for hits; None where it names none."""
     geometry_path: str | None = None
     """Where the geometry file was, from which mask files may be named."""
     recipe: Recipe
     inputs: tuple[str, ...]
     """As the user named them, made absolute."""
     files: tuple[InputFile, ...]
+    linked: LinkedFiles | None = None
+    """Other files that are read for the frames; None where there are none."""
     command: tuple[str, ...]
     user: str
     host: str
@@ -80,6 +104,11 @@ class RunRecord(_Frozen):
     def n_chunks(self) -> int:
         """Chunks of the whole run."""
         return -(-self.n_frames // self.chunk_size)
+
+    @property
+    def input_size(self) -> int:
+        """Size of all files that the frames are read from, as far as it is known, bytes."""
+        return sum(file.size or 0 for file in self.files) + (self.linked.size if self.linked else 0)
 
     def frames_of(self, chunk: int) -> range:
         """The frames of a chunk."""
@@ -94,6 +123,10 @@ class RunRecord(_Frozen):
             if before.get(key) != after.get(key)
         ]
         lines += _file_differences(self.files, now.files)
+        if self.linked is not None and now.linked is not None and self.linked.sha256 != now.linked.sha256:
+            lines.append(_linked_difference(self.linked, now.linked))
+        if self.hit_function_sha256 != now.hit_function_sha256:
+            lines.append(f"the file of hits.function has changed (see {HIT_FUNCTION} in the run)")
         if self.geometry_sha256 != now.geometry_sha256:
             lines.append("the geometry is another one (see geometry.geom in the run)")
         if self.frames_sha256 != now.frames_sha256:
@@ -116,6 +149,7 @@ def describe(
     n_frames: int,
     chunk_size: int,
     paths: Sequence[str],
+    linked: Sequence[str] = (),
     inputs: Sequence[str] | None = None,
     geometry_text: str = "",
     geometry_path: str | None = None,
@@ -123,20 +157,24 @@ def describe(
 ) -> RunRecord:
     """The record of a run that begins now.
 
-    `names` are those of all frames, `paths` the files that they come from, which are read for their checksums;
-    `inputs` is what the user said (default: `paths`). Raises `InputError` where a file cannot be read.
+    `names` are those of all frames, `paths` the files that they come from, which are read for their checksums, `linked`
+    others that these lead to, which are not; `inputs` is what the user said (default: `paths`). Raises `InputError`
+    where a file cannot be read.
     """
     with ThreadPoolExecutor(4) as pool:
         files = tuple(pool.map(_input_file, paths))
+        stamps = dict(zip(sorted(linked), pool.map(_stamp, sorted(linked)), strict=True))
     return RunRecord(
         n_frames=n_frames,
         chunk_size=chunk_size,
         frames_sha256=names_sha256(names),
         geometry_sha256=hashlib.sha256(geometry_text.encode()).hexdigest(),
+        hit_function_sha256=hit_function_checksum(recipe.hits.function),
         geometry_path=None if geometry_path is None else _absolute(geometry_path),
         recipe=recipe,
         inputs=tuple(_absolute(path) for path in (paths if inputs is None else inputs)),
         files=files,
+        linked=_linked(stamps),
         command=tuple(command),
         user=user_name(),
         host=socket.gethostname(),
@@ -204,6 +242,42 @@ def _input_file(path: str) -> InputFile:
         size=status.st_size,
         modified=datetime.fromtimestamp(status.st_mtime, UTC),
         sha256=digest.hexdigest(),
+    )
+
+
+def _stamp(path: str) -> tuple[int, float, str]:
+    """Size, time of the last change and version of a file, as far as they are known; size −1 where there is none."""
+    try:
+        if is_address(path):
+            version = RemoteFile(path).version
+            return version.size, version.modified.timestamp() if version.modified else 0.0, version.etag or ""
+        status = os.stat(path)
+    except (OSError, InputError):
+        return -1, 0.0, ""
+    return status.st_size, status.st_mtime, ""
+
+
+def _linked(stamps: Mapping[str, tuple[int, float, str]]) -> LinkedFiles | None:
+    if not stamps:
+        return None
+    newest = max(stamps, key=lambda path: stamps[path][1])
+    there = {path: stamp for path, stamp in stamps.items() if stamp[0] >= 0}
+    return LinkedFiles(
+        n_files=len(there),
+        size=sum(size for size, _, _ in there.values()),
+        newest=newest,
+        modified=datetime.fromtimestamp(stamps[newest][1], UTC),
+        sha256=hashlib.sha256(repr(list(there.items())).encode("utf-8", "surrogateescape")).hexdigest(),
+        missing=tuple(sorted(stamps.keys() - there.keys())),
+    )
+
+
+def _linked_difference(before: LinkedFiles, now: LinkedFiles) -> str:
+    if now.modified > before.modified:
+        return f"{now.newest}: the file has changed since the run began; frames are read from it through links"
+    return (
+        f"the files that frames are read from through links: {before.n_files} of {before.size} bytes in the run, "
+        f"{now.n_files} of {now.size} bytes now, or their dates are others"
     )
 
 

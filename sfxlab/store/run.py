@@ -22,28 +22,36 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from sfxlab.errors import OutputExistsError, RunError, UnreachableError
+from sfxlab.bad_pixels import LearnedMask, read_learned_mask, summary_of_mask, with_learned_mask
+from sfxlab.errors import GeometryError, InputError, OutputExistsError, RunError, SfxlabError, UnreachableError
 from sfxlab.frames import FrameId, FrameSource, open_frames
 from sfxlab.geometry import Detector, Geometry, read_geometry
+from sfxlab.peaks.ice import ICE, SALT
+from sfxlab.peaks.radial_average import RadialSums
 from sfxlab.pipeline import FrameResult
 from sfxlab.recipe import Recipe
 from sfxlab.store.counts import Counts, kind_of_reason
 from sfxlab.store.parts import (
     committed_chunks,
+    learned_mask_path,
     part_path,
     read_part,
     remove_leftovers,
     results_in_chunk,
     write_chunk,
-    written_whole,
 )
+from sfxlab.store.powder import PowderFrames, powder_of
+from sfxlab.store.projection import read_projection
+from sfxlab.store.rates import HitRates, hit_rates
 from sfxlab.store.record import RunRecord, names_sha256, read_record, user_name
-from sfxlab.store.tables import SCHEMAS, TableName
+from sfxlab.store.tables import RADIAL_KINDS, SCHEMAS, RadialKind, TableName, radial_sums_of
+from sfxlab.whole_files import written_whole
 
 
 class Run:
-    """A run on disk: five tables beside `run.json`, `recipe.toml`, `geometry.geom` and `frames.lst`.
+    """A run on disk: six tables beside `run.json`, `recipe.toml`, `geometry.geom` and `frames.lst`.
 
     Tables are read anew at every access, because a run may be growing; keep them in a variable. All are in the
     order of frames. Opening raises `RunError` where `path` is no run.
@@ -165,23 +173,69 @@ class Run:
             )  # fmt: skip
         return next(islice(results_in_chunk(self.path, chunk), position, None))
 
+    def hit_rate(self, windows: int = 50, confidence: float = 0.95) -> HitRates:
+        """Hit rate and indexing rate along the run so far, in that many windows, with bands of that confidence."""
+        return hit_rates(self.table("frames", ["frame", "status"]), windows, confidence)
+
+    def powder(self, frames: PowderFrames = "all") -> NDArray[np.float64]:
+        """The virtual powder of the frames so far: the sum of their peaks, ADU, in the shape of the slab.
+
+        Raises `RunError` where the run does not say what its detector was.
+        """
+        return powder_of(self.path, committed_chunks(self.path), self.slab_shape, frames)
+
+    def maximum_projection(self) -> NDArray[np.float32] | None:
+        """The largest value that each pixel had in the hits so far, ADU, in the shape of the slab.
+
+        NaN where no pixel was good; None where there are no hits so far, or the run was imported without pixels.
+        """
+        return read_projection(self.path)
+
+    def radial_average(self, kind: RadialKind | None = None) -> RadialSums:
+        """The mean of pixels by 1/d over the hits, the blanks, or both, so far: `.resolution` and `.mean`.
+
+        Sums are over a sample of the pixels of every frame.
+        """
+        kinds = RADIAL_KINDS if kind is None else (kind,)
+        sums = (radial_sums_of(part, one) for part in self.parts("radial") for one in kinds)
+        return sum(sums, RadialSums.none())
+
     def missing_chunks(self) -> list[int]:
         """Numbers of the chunks that are not processed yet."""
         done = set(committed_chunks(self.path))
         return [chunk for chunk in range(self.record.n_chunks) if chunk not in done]
 
-    def open_frames(self, inputs: Sequence[str] | None = None) -> FrameSource:
+    @property
+    def bad_pixels(self) -> LearnedMask | None:
+        """The bad pixels that were learned from the run's frames; None where none were looked for."""
+        path = learned_mask_path(self.path)
+        return read_learned_mask(path) if path.exists() else None
+
+    def open_frames(self, inputs: Sequence[str] | None = None, *, learned_mask: bool = True) -> FrameSource:
         """The frames that the run was made from, numbered as in its tables; or the same, moved to `inputs`.
+
+        With `learned_mask`, bad pixels that were learned from the run are bad in them, as when it was processed.
 
         Raises `InputError`, `GeometryError`, or `RunError` where `inputs` has another number of frames.
         """
+        frames = self._open_inputs(inputs)
+        return with_learned_mask(frames, learned_mask_path(self.path)) if learned_mask else frames
+
+    def _open_inputs(self, inputs: Sequence[str] | None) -> FrameSource:
         record, geometry = self.record, self._geometry()
         if inputs is None:
-            frames = open_frames(record.inputs, geometry)
-            if names_sha256(frames.identity(index) for index in range(len(frames))) == record.frames_sha256:
-                return frames
-            # The run is of a slice of them, or files have come since.
-            return open_frames(self.path / "frames.lst", geometry)
+            unopened: SfxlabError | None = None
+            try:
+                frames = open_frames(record.inputs, geometry)
+                if names_sha256(frames.identity(index) for index in range(len(frames))) == record.frames_sha256:
+                    return frames
+            except (InputError, GeometryError) as error:
+                unopened = error
+            try:
+                # The run is of a slice of them, or files have come since.
+                return open_frames(self.path / "frames.lst", geometry)
+            except (InputError, GeometryError) as error:
+                raise unopened or error from None
         frames = open_frames(inputs, geometry)
         if len(frames) != record.n_frames:
             raise RunError(
@@ -205,14 +259,29 @@ class Run:
 
     def detector(self) -> Detector:
         """The detector at the median camera length of the frames. Raises `RunError` where the run does not say."""
-        geometry = self._geometry()
         lengths = self.table("frames", ["camera_length"])["camera_length"].to_numpy()
         known = lengths[np.isfinite(lengths)]
-        if geometry is None or not len(known):
+        if not len(known):
             raise RunError("the run does not say what its detector was", path=self.path)
+        return self.detector_at(float(np.median(known)))
+
+    def detector_at(self, camera_length: float) -> Detector:
+        """The detector at the camera length (m) of a frame. Raises `RunError` where the run does not say."""
+        geometry = self._known_geometry()
         # A frame's camera length is the mean over its panels; a geometry file gives it without `coffset`.
         offset = float(np.mean([source.panel.corner[2] for source in geometry.panels]))
-        return geometry.detector(float(np.median(known)) - offset)
+        return geometry.detector(camera_length - offset)
+
+    @property
+    def slab_shape(self) -> tuple[int, int]:
+        """Shape of the frames, (slow, fast). Raises `RunError` where the run does not say."""
+        return self._known_geometry().shape
+
+    def _known_geometry(self) -> Geometry:
+        geometry = self._geometry()
+        if geometry is None:
+            raise RunError("the run does not say what its detector was", path=self.path)
+        return geometry
 
     def _geometry(self) -> Geometry | None:
         path = self.path / "geometry.geom"
@@ -264,15 +333,27 @@ class Run:
         reasons = self.table("frames", ["reason"])["reason"].to_pylist()
         return dict(Counter(kind_of_reason(reason) for reason in reasons if reason).most_common())
 
+    @property
+    def ice_and_salt(self) -> tuple[int, int]:
+        """Frames so far with ice, in spots or powder rings, and with crystals of salt."""
+        frames = self.table("frames", ["ice_spots", "ice_rings", "salt"])
+        spots, rings, salt = (frames[name].to_numpy() for name in frames.column_names)
+        return int(np.count_nonzero((spots >= ICE) | (rings >= ICE))), int(np.count_nonzero(salt >= SALT))
+
     def summary(self) -> dict[str, str]:
         """The run in a few words and numbers."""
         record, counts = self.record, self.counts
+        mask = learned_mask_path(self.path)
+        ice, salt = self.ice_and_salt
         return {
             "frames": f"{counts.frames} of {record.n_frames}",
             "hits": f"{counts.hits} ({counts.hit_rate:.1%} of frames)",
             "indexed": f"{counts.indexed} ({counts.indexing_rate:.1%} of hits)",
             "lattices": str(counts.lattices),
             "failed": str(counts.failed),
+            **({"ice": f"{ice} ({ice / counts.frames:.1%} of frames)"} if ice else {}),
+            **({"salt": f"{salt} ({salt / counts.frames:.1%} of frames)"} if salt else {}),
+            **({"bad pixels": summary_of_mask(mask)} if mask.exists() else {}),
             "status": record.status,
         }
 

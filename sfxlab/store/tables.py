@@ -9,15 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfxlab.crystal import Crystal, UnitCell
 from sfxlab.frames import FrameId
 from sfxlab.integration import Reflections
 from sfxlab.peaks import Peaks
+from sfxlab.peaks.radial_average import N_BINS, STEP, RadialSums
 from sfxlab.pipeline import FrameResult
 
-TableName = Literal["frames", "peaks", "crystals", "reflections", "timings"]
+TableName = Literal["frames", "peaks", "crystals", "reflections", "timings", "radial"]
 
 
 def _schema(*columns: tuple[str, str, str]) -> pa.Schema:
@@ -44,6 +46,9 @@ SCHEMAS: Mapping[TableName, pa.Schema] = {
         ("n_peaks", "int32", ""),
         ("n_crystals", "int32", ""),
         ("peak_resolution", "float", "1/Å"),
+        ("ice_spots", "double", ""),
+        ("ice_rings", "double", ""),
+        ("salt", "double", ""),
     ),
     "peaks": _schema(
         ("frame", "int64", ""),
@@ -94,8 +99,22 @@ SCHEMAS: Mapping[TableName, pa.Schema] = {
     ),
     # Apart from the rest, because only these numbers differ when the same recipe runs twice.
     "timings": _schema(("frame", "int64", ""), ("step", "string", ""), ("seconds", "double", "s")),
+    # Sums over the frames of a chunk, `frame` being its first: blanks and hits apart.
+    "radial": _schema(
+        ("frame", "int64", ""),
+        ("kind", "string", ""),
+        ("resolution", "double", "1/Å"),
+        ("n_pixels", "int64", ""),
+        ("total", "double", "ADU"),
+        ("squares", "double", "ADU²"),
+    ),
 }
 """Columns, types and (as field metadata) units of each table. Rows are in the order of frames."""
+
+RadialKind = Literal["blank", "hit"]
+
+RADIAL_KINDS: Mapping[RadialKind, tuple[str, ...]] = {"blank": ("blank",), "hit": ("hit", "indexed")}
+"""The kinds of frames in the table `radial`, and the statuses that they have."""
 
 
 def tables_of(results: Sequence[FrameResult]) -> dict[TableName, pa.Table]:
@@ -118,7 +137,35 @@ def tables_of(results: Sequence[FrameResult]) -> dict[TableName, pa.Table]:
         "crystals": pa.Table.from_pylist([_crystal_row(*crystal) for crystal in crystals], SCHEMAS["crystals"]),
         "reflections": _stacked(reflections, SCHEMAS["reflections"]),
         "timings": pa.Table.from_pylist(timings, SCHEMAS["timings"]),
+        "radial": _radial(results),
     }
+
+
+def radial_sums_of(table: pa.Table, kind: RadialKind) -> RadialSums:
+    """The sum of a table `radial` over all frames of a kind."""
+    rows = table.filter(pc.equal(table["kind"], kind))
+    bins = np.floor(rows["resolution"].to_numpy() / STEP).astype(np.int64)
+    n, total, squares = (
+        np.bincount(bins, rows[name].to_numpy().astype(np.float64), N_BINS).astype(np.float64)
+        for name in ("n_pixels", "total", "squares")
+    )
+    return RadialSums(np.rint(n).astype(np.int64), total, squares)
+
+
+def _radial(results: Sequence[FrameResult]) -> pa.Table:
+    tables = [SCHEMAS["radial"].empty_table()]
+    for kind, statuses in RADIAL_KINDS.items():
+        sums = [result.radial for result in results if result.radial is not None and result.status in statuses]
+        if sums:
+            added = sum(sums, RadialSums.none())
+            some = added.n_pixels > 0
+            columns = {
+                "frame": np.full(N_BINS, results[0].index), "kind": np.full(N_BINS, kind),
+                "resolution": added.resolution, "n_pixels": added.n_pixels, "total": added.total,
+                "squares": added.squares,
+            }  # fmt: skip
+            tables.append(pa.table({name: column[some] for name, column in columns.items()}, SCHEMAS["radial"]))
+    return pa.concat_tables(tables)
 
 
 def results_of(tables: Mapping[TableName, pa.Table]) -> Iterator[FrameResult]:
@@ -141,6 +188,9 @@ def results_of(tables: Mapping[TableName, pa.Table]) -> Iterator[FrameResult]:
             peaks=peaks[_span(peak_frames, frame)],
             crystals=tuple(_crystal(crystal) for crystal in crystals[frame]),
             reflections=tuple(reflections[_span(reflection_owners, owner)] for owner in owners),
+            ice_spots=row["ice_spots"],
+            ice_rings=row["ice_rings"],
+            salt=row["salt"],
             seconds={timing["step"]: timing["seconds"] for timing in timings[frame]},
         )
 
@@ -158,6 +208,9 @@ def _frame_row(result: FrameResult) -> dict[str, Any]:
         "n_peaks": len(result.peaks),
         "n_crystals": len(result.crystals),
         "peak_resolution": float(np.percentile(resolution, 98)) if len(resolution) else float("nan"),
+        "ice_spots": result.ice_spots,
+        "ice_rings": result.ice_rings,
+        "salt": result.salt,
     }
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,33 +8,10 @@ import pytest
 from sfxlab.errors import RunError
 from sfxlab.pipeline import FrameResult
 from sfxlab.store import Run
-from sfxlab.store.parts import committed_chunks, part_path, read_part, remove_leftovers, written_whole
+from sfxlab.store.parts import committed_chunks, part_path, read_part, remove_leftovers
 
 MakeResult = Callable[..., FrameResult]
 MakeRun = Callable[..., Run]
-
-
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    with written_whole(path) as file:
-        file.write(b"new")
-        assert not path.exists()
-    assert path.read_bytes() == b"new"
-
-
-def test_an_error_while_writing_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with contextlib.suppress(ZeroDivisionError), written_whole(path) as file:
-        file.write(b"half")
-        raise ZeroDivisionError
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="cannot be written"), written_whole(tmp_path / "nowhere" / "file"):
-        pass
 
 
 def test_a_chunk_without_its_part_of_frames_does_not_count(make_run: MakeRun, make_result: MakeResult) -> None:
@@ -53,11 +29,11 @@ def test_the_part_of_frames_is_put_in_place_last(
     run, placed = make_run(2, 2), []
     replace = __import__("os").replace
     monkeypatch.setattr(
-        "sfxlab.store.parts.os.replace", lambda source, to: (placed.append(Path(to).parent.name), replace(source, to))
+        "sfxlab.whole_files.os.replace", lambda source, to: (placed.append(Path(to).parent.name), replace(source, to))
     )
     run.write_chunk(0, [make_result(0), make_result(1)])
     assert placed[-1] == "frames"
-    assert sorted(placed) == ["crystals", "frames", "peaks", "reflections", "timings"]
+    assert sorted(placed) == ["crystals", "frames", "peaks", "radial", "reflections", "timings"]
 
 
 def test_what_a_killed_process_left_is_neither_read_nor_kept(make_run: MakeRun, make_result: MakeResult) -> None:

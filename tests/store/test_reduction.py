@@ -138,6 +138,10 @@ def assert_same_frames(before: FrameSource, numbers: Collection[int], path: Path
         np.testing.assert_allclose(frame.detector.arrays.fs, original.detector.arrays.fs, rtol=0, atol=1e-15)
         np.testing.assert_array_equal(frame.detector.arrays.bounds, original.detector.arrays.bounds)
         np.testing.assert_array_equal(frame.detector.arrays.max_adu, original.detector.arrays.max_adu)
+        if original.saturation_map is None:
+            assert frame.saturation_map is None
+        else:
+            np.testing.assert_array_equal(frame.saturation_map, original.saturation_map)
     return after
 
 
@@ -180,6 +184,12 @@ def test_modules_in_a_stack_become_one_array(
         names = file["entry_1/experiment_identifier"].asstr()[()].tolist()
         assert names == [str(before.identity(number)) for number in hits]
         assert data.attrs["reduction"] == "lossless"
+        # All peaks are on panel b, which fills the second of the modules.
+        modules = file["entry_1/result_1/peakModule"]
+        counts = file["entry_1/result_1/nPeaks"][()]
+        assert [row[:n].tolist() for row, n in zip(modules[()], counts, strict=True)] == [[1] * n for n in counts]
+        assert modules.attrs["first_panel"].tolist() == ["a", "b"]
+        assert modules.attrs["first_row"].tolist() == [0, 12]
     with h5py.File(tmp_path / "hits.parts/part-000000.cxi") as file:
         data = file["entry_1/data_1/data"]
         assert data.chunks == (1, 24, 16)
@@ -214,6 +224,43 @@ def test_the_file_has_a_static_mask_where_all_frames_share_one(
         np.testing.assert_array_equal(file["entry_1/data_1/mask"][()], mask != 0)
     assert_same_frames(same, [0, 5], tmp_path / "same.cxi")
     assert_same_frames(other, [0, 5], tmp_path / "other.cxi")
+
+
+@pytest.mark.parametrize("kind", ["one for all", "one for each file", "one for each frame", "in a file of its own"])
+def test_saturation_maps_go_along(
+    make_cxi: Callable[..., Path], make_hdf5: Callable[..., Path], two_panels: str, run_of: MakeRun, tmp_path: Path,
+    kind: str,
+) -> None:  # fmt: skip
+    random, names = np.random.default_rng(8), ("a.cxi", "b.cxi")
+    shared = random.uniform(50, 200, (8, 6))
+    maps = {
+        "one for all": [shared, shared],
+        "one for each file": [shared, shared + 1],
+        "one for each frame": list(random.uniform(50, 200, (2, 4, 8, 6))),
+        "in a file of its own": [None, None],
+    }[kind]
+    paths = [make_cxi(name) for name in names]
+    text = "left/saturation_map = /sat\n"
+    if kind == "in a file of its own":
+        text += f"left/saturation_map_file = {make_hdf5('sat.h5', {'/sat': shared})}\n"
+    for path, values in zip(paths, maps, strict=True):
+        if values is not None:
+            with h5py.File(path, "r+") as file:
+                file["sat"] = values
+    before, hits = open_frames(paths, parse_geometry(two_panels + text)), [0, 1, 3, 5, 6]
+    reduced = export_hits(run_of(before, hits, 4), tmp_path / "hits.cxi")
+    for name in (*names, "sat.h5"):
+        (tmp_path / name).rename(tmp_path / f"{name}.away") if (tmp_path / name).exists() else None
+    after = open_frames(reduced.path, reduced.geometry)
+    for name in (*names, "sat.h5"):
+        (tmp_path / f"{name}.away").rename(tmp_path / name) if (tmp_path / f"{name}.away").exists() else None
+    assert all(frame.saturation_map is not None for frame in after)
+    assert_same_frames(before, hits, reduced.path)
+    with h5py.File(reduced.path) as file:
+        lasting = kind in ("one for all", "in a file of its own")
+        assert file[cxi_frames.SATURATION].shape == ((8, 6) if lasting else (5, 8, 6))
+    with h5py.File(tmp_path / "hits.parts/part-000000.cxi") as file:
+        assert len(file[cxi_frames.SATURATION]) == (3 if kind == "one for each frame" else 1)
 
 
 def test_files_of_different_pixel_types_take_the_wider_one(

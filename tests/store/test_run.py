@@ -99,7 +99,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (lambda text: text[:-20], "damaged"),
-        (lambda text: text.replace('"format": 1', '"format": 99'), "another format"),
+        (lambda text: text.replace('"format": 2', '"format": 99'), "another format"),
         (lambda text: text.replace('"chunk_size": 2', '"chunk_size": "two"'), "chunk_size"),
         (lambda text: "[]", "damaged"),
     ],

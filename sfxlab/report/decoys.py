@@ -1,0 +1,55 @@
+"""How often a run's indexing would see lattices where there are none."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+
+from sfxlab.errors import SfxlabError
+from sfxlab.indexing import index, index_without_cell, target_of
+from sfxlab.indexing.decoys import DecoyCount, scrambled
+from sfxlab.report.sections import section
+from sfxlab.store import Run
+
+SAMPLE = 200
+"""Hits whose peaks are scrambled, evenly spaced over the run."""
+
+
+def count_decoys(run: Run, sample: int = SAMPLE) -> DecoyCount:
+    """Index hits of a run again with the azimuths of their peaks scrambled, as the run's recipe says.
+
+    What is accepted then is false, so that the rate estimates how many hits of the run would be indexed if none held a
+    lattice. Needs no pixels, and the same run gives the same count. Raises `RunError` where the run does not say what
+    its detector was.
+    """
+    frames = run.table("frames", ["frame", "status", "photon_energy"])
+    status = np.array(frames["status"].to_pylist())
+    hits = np.flatnonzero(np.isin(status, ["hit", "indexed"]))
+    chosen = hits[np.unique(np.linspace(0, len(hits) - 1, min(sample, len(hits))).astype(int))] if len(hits) else hits
+    if len(chosen) == 0 or not run.recipe.indexing.enabled:
+        return DecoyCount(0, 0)
+    numbers, energies = frames["frame"].to_numpy()[chosen], frames["photon_energy"].to_numpy()[chosen]
+    detector, recipe = run.detector(), run.recipe
+    target = None if recipe.cell is None else target_of(recipe.cell)
+    peaks = run.table("peaks", ["frame", "panel", "fs", "ss"])
+    owner, panel, fs, ss = (peaks[name].to_numpy() for name in ("frame", "panel", "fs", "ss"))
+    accepted = 0
+    for frame, energy in zip(numbers.tolist(), energies.tolist(), strict=True):
+        first, last = np.searchsorted(owner, [frame, frame + 1])
+        decoy = scrambled(detector.q(panel[first:last], fs[first:last], ss[first:last], energy), frame)
+        found = index_without_cell(decoy, recipe.indexing) if target is None else index(decoy, target, recipe.indexing)
+        accepted += len(found.lattices) > 0
+    return DecoyCount(len(numbers), accepted)
+
+
+def decoys(run: Run) -> str:
+    """The section of a report: how many decoys were indexed; nothing where there are no hits."""
+    try:
+        count = count_decoys(run)
+    except SfxlabError as error:
+        return section("False lattices", f"<p class=missing>{html.escape(str(error))}</p>")
+    if count.tried == 0:
+        return ""
+    lead = "Peaks of hits with their azimuths scrambled hold no lattice; as many as are indexed all the same are false."
+    return section("False lattices", f"<p>Decoys indexed: {html.escape(str(count))}.</p>", lead)
