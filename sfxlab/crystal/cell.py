@@ -109,6 +109,12 @@ class UnitCell:
         """
         return np.array(_PRIMITIVE[self.centring], dtype=np.float64)
 
+    @staticmethod
+    def of_basis(basis: NDArray[np.float64]) -> UnitCell:
+        """The triclinic primitive cell of a reciprocal basis (columns a*, b*, c* in 1/Å)."""
+        a, b, c, alpha, beta, gamma = parameters_of(np.asarray(np.linalg.inv(basis), dtype=np.float64)).tolist()
+        return UnitCell(a, b, c, alpha, beta, gamma)
+
     def with_parameters(self, parameters: tuple[float, ...] | NDArray[np.float64]) -> UnitCell:
         """The same lattice with other a, b, c (Å), α, β, γ (degrees)."""
         a, b, c, alpha, beta, gamma = (float(x) for x in parameters)
