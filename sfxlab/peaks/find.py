@@ -1,97 +1,89 @@
-"""From a frame to its peaks, and whether it is a hit."""
+"""From a frame to its peaks."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from sfxlab.frames import Frame
+from sfxlab.geometry import HC_EV_ANGSTROM
+from sfxlab.peaks.peakfinder8 import peakfinder8
 from sfxlab.peaks.peaks import Peaks
-from sfxlab.peaks.radial import lonely_pixels, pixel_thresholds, radial_background, search_panel
-from sfxlab.recipe import HitRecipe, PeakRecipe, Recipe
-
-MAX_PIXEL_SNR = 30.0
-"""Where the threshold stops rising on frames that are noise all over."""
+from sfxlab.peaks.search import search
+from sfxlab.recipe import PeakRecipe, Recipe
 
 
 def find_peaks(frame: Frame, recipe: Recipe | PeakRecipe | None = None) -> Peaks:
-    """Find Bragg peaks above a background that depends on the radius (METHODS.md sections 2.1 and 2.9).
+    """Find Bragg peaks above a background that depends on the radius (METHODS.md section 2.9).
 
     The strongest `max_peaks` peaks are returned, those of lowest resolution first.
     """
     wanted = recipe.peaks if isinstance(recipe, Recipe) else recipe or PeakRecipe()
-    found = _search(frame, wanted)
-    detector = frame.detector
-    fs, ss = found[:, 0], found[:, 1]
-    panel = detector.panel_of(fs, ss)
-    on_panel = panel >= 0
-    found, panel, fs, ss = found[on_panel], panel[on_panel], fs[on_panel], ss[on_panel]
-    q = detector.q(panel, fs, ss, frame.photon_energy)
-    peaks = Peaks(
-        panel=panel,
-        fs=fs.astype(np.float32),
-        ss=ss.astype(np.float32),
-        intensity=found[:, 2].astype(np.float32),
-        sigma=found[:, 3].astype(np.float32),
-        snr=found[:, 4].astype(np.float32),
-        resolution=np.linalg.norm(q, axis=1).astype(np.float32),
-        max_value=found[:, 5].astype(np.float32),
-        n_pixels=found[:, 6].astype(np.int16),
+    if wanted.method == "peakfinder8":
+        found, significance, panel = peakfinder8(frame, wanted.peakfinder8)
+    else:
+        found, significance, panel = search(frame, wanted)
+    a = frame.detector.arrays
+    resolution = _resolution(found, panel, a.bounds, a.corner, a.fs, a.ss, frame.photon_energy / HC_EV_ANGSTROM)
+    kept = np.flatnonzero(_wanted(found, panel, resolution, frame, wanted))
+    if len(kept) > wanted.max_peaks:
+        kept = kept[np.argsort(-significance[kept], kind="stable")[: wanted.max_peaks]]
+    kept = kept[np.lexsort((-significance[kept], resolution[kept]))]
+    columns = found[kept].T.astype(np.float32)
+    return Peaks(
+        panel=panel[kept].astype(np.int16),
+        fs=columns[0],
+        ss=columns[1],
+        intensity=columns[2],
+        sigma=columns[3],
+        snr=significance[kept].astype(np.float32),
+        resolution=resolution[kept],
+        max_value=columns[4],
+        n_pixels=columns[5].astype(np.int16),
     )
-    peaks = peaks[_wanted(peaks, frame, wanted)]
-    strongest = np.argsort(-peaks.snr, kind="stable")[: wanted.max_peaks]
-    return peaks[strongest[np.argsort(peaks.resolution[strongest], kind="stable")]]
 
 
-def is_hit(peaks: Peaks, recipe: Recipe | HitRecipe | None = None) -> bool:
-    """Whether a frame with these peaks is a hit."""
-    wanted = recipe.hits if isinstance(recipe, Recipe) else recipe or HitRecipe()
-    return len(peaks) >= wanted.min_peaks
+@njit(cache=True, nogil=True)
+def _resolution(
+    found: NDArray[np.float64],
+    panel: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    corner: NDArray[np.float64],
+    fs: NDArray[np.float64],
+    ss: NDArray[np.float64],
+    wavenumber: float,
+) -> NDArray[np.float32]:
+    """|q|, 1/Å, of the slab coordinates in the first two columns of `found`, as from `Detector.q` but sooner."""
+    out = np.empty(len(found), dtype=np.float32)
+    for i in range(len(found)):
+        k = panel[i]
+        right, down = found[i, 0] - bounds[k, 2], found[i, 1] - bounds[k, 0]
+        x = corner[k, 0] + right * fs[k, 0] + down * ss[k, 0]
+        y = corner[k, 1] + right * fs[k, 1] + down * ss[k, 1]
+        z = corner[k, 2] + right * fs[k, 2] + down * ss[k, 2]
+        distance = math.sqrt(x * x + y * y + z * z)
+        out[i] = wavenumber * math.sqrt(x * x + y * y + (z - distance) ** 2) / distance
+    return out
 
 
-def _search(frame: Frame, recipe: PeakRecipe) -> NDArray[np.float64]:
-    """Rows as `search_panel` makes them, over all panels."""
-    detector = frame.detector
-    gain = detector.arrays.gain(detector, frame.photon_energy)
-    thresholds = _thresholds(frame, recipe, gain)
-    claimed = np.zeros(detector.shape, dtype=np.uint8)
-    # Blank frames have few candidates; the room for a crowded one grows with the detector.
-    found = np.empty((max(4 * recipe.max_peaks, frame.data.size // 200), 7))
-    n_found = 0
-    for bounds, threshold, adu_per_photon in zip(detector.arrays.bounds, thresholds, gain, strict=True):
-        n_found = search_panel(
-            frame.data, frame.bad, detector.radius, threshold, bounds, adu_per_photon,
-            recipe.min_pixels, recipe.max_pixels, recipe.min_snr, recipe.local_background_radius,
-            claimed, found, n_found,
-        )  # fmt: skip
-    return found[:n_found]
-
-
-def _thresholds(frame: Frame, recipe: PeakRecipe, gain: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least value of a peak's pixels for each panel and radius, (n_panels, n_radii), ADU.
-
-    Few detectors have normal noise. Pixels that stand alone above the threshold are noise, and tell how often two noise
-    pixels touch by chance: 4 n² / N times for n of N. The threshold rises until that is rare.
-    """
-    detector = frame.detector
-    mean, sigma = radial_background(frame.data, frame.bad, detector.radius, recipe.pixel_snr)
-    z = recipe.pixel_snr
-    while True:
-        thresholds = np.stack([pixel_thresholds(mean, sigma, g, z, recipe.min_value) for g in gain])
-        counts = [
-            lonely_pixels(frame.data, frame.bad, detector.radius, threshold, bounds)
-            for threshold, bounds in zip(thresholds, detector.arrays.bounds, strict=True)
-        ]
-        lonely, good = (sum(count) for count in zip(*counts, strict=True))
-        if 4 * lonely**2 <= recipe.max_chance_pairs * good or z >= MAX_PIXEL_SNR:
-            return thresholds
-        z += 0.5
-
-
-def _wanted(peaks: Peaks, frame: Frame, recipe: PeakRecipe) -> NDArray[np.bool_]:
-    wanted = peaks.resolution >= recipe.min_resolution
+def _wanted(
+    found: NDArray[np.float64],
+    panel: NDArray[np.int64],
+    resolution: NDArray[np.float32],
+    frame: Frame,
+    recipe: PeakRecipe,
+) -> NDArray[np.bool_]:
+    wanted = resolution >= recipe.min_resolution
     if recipe.max_resolution > 0:
-        wanted &= peaks.resolution <= recipe.max_resolution
-    if not recipe.use_saturated:
-        wanted &= peaks.max_value < frame.detector.arrays.max_adu[peaks.panel]
+        wanted &= resolution <= recipe.max_resolution
+    if not recipe.use_saturated and recipe.method == "matched":
+        wanted &= found[:, 6] == 0
+    elif not recipe.use_saturated:
+        wanted &= found[:, 4] < frame.detector.arrays.max_adu[panel]
+        if frame.saturation_map is not None:
+            radius = np.sqrt(found[:, 5] / np.pi) + 1
+            wanted &= ~frame.saturated_near(panel, found[:, 0], found[:, 1], radius)
     return np.asarray(wanted)

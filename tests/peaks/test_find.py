@@ -1,12 +1,13 @@
 """Peaks and hits of whole frames."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sfxlab.frames import Frame, FrameId
-from sfxlab.geometry import Detector
+from sfxlab.geometry import Detector, Panel
 from sfxlab.peaks import Peaks, find_peaks, is_hit
 from sfxlab.recipe import Recipe
 
@@ -58,6 +59,27 @@ def test_every_clear_spot_is_found_where_it_is(detector, spots, background, dtyp
     assert np.median(np.abs(peaks.intensity / (gain * spots[nearest, 2]) - 1)) < 0.15
     assert is_hit(peaks)
     assert np.all(np.diff(peaks.resolution) >= 0)
+    q = frame.detector.q(peaks.panel, peaks.fs, peaks.ss, frame.photon_energy)
+    np.testing.assert_allclose(peaks.resolution, np.linalg.norm(q, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e-6])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("level", [0.02, 1.0])
+def test_tiny_units_hide_no_spots_where_the_gain_is_not_known(detector, spots, background, unit, noise, level):
+    panels = tuple(replace(panel, adu_per_photon=None, adu_per_ev=None) for panel in detector.panels)
+    unknown = Detector(panels, detector.shape, detector.camera_length)
+    rng = np.random.default_rng(7)
+
+    def found(photons_of_frame):
+        data = photons_of_frame + rng.normal(0, noise, detector.shape)
+        return find_peaks(make_frame(unknown, (unit * data).astype(np.float32)))
+
+    peaks = found(photons(spots, detector.shape, level * background))
+    distance = np.hypot(peaks.fs[:, None] - spots[:, 0], peaks.ss[:, None] - spots[:, 1])
+    assert (distance.min(axis=0) < 1).mean() > 0.99
+    assert (distance.min(axis=1) > 3).sum() <= 3
+    assert len(found(photons([], detector.shape, level * background))) <= 3
 
 
 def test_a_blank_with_strong_background_is_no_hit(detector, background):
@@ -145,3 +167,122 @@ def test_noise_with_heavy_tails_makes_few_peaks_and_hides_no_strong_spot(detecto
     distance = np.hypot(peaks.fs[:, None] - spots[:, 0], peaks.ss[:, None] - spots[:, 1])
     assert (distance.min(axis=0) < 1).mean() > 0.99
     assert (distance.min(axis=1) > 3).sum() <= 8
+
+
+def test_peaks_with_pixels_saturated_by_a_map_are_left_out_where_they_are_not_wanted(detector, spots, background):
+    """A map of one value leaves out the peaks that this `max_adu` leaves out, and one of few pixels theirs alone."""
+    frame = make_frame(detector, photons(spots, detector.shape, background).astype(np.uint16))
+    everything, limit = find_peaks(frame), 150
+    recipe = Recipe().peaks.model_copy(update={"use_saturated": False})
+    panels = tuple(replace(panel, max_adu=limit) for panel in detector.panels)
+    by_panel = find_peaks(replace(frame, detector=replace(detector, panels=panels)), recipe)
+    everywhere = np.full(detector.shape, limit, dtype=np.float32)
+    by_map = find_peaks(replace(frame, saturation_map=everywhere), recipe)
+    assert 0 < len(by_panel) < len(everything)
+    np.testing.assert_array_equal(by_map.fs, by_panel.fs)
+    only_left = np.where(np.arange(detector.shape[1]) < 256, everywhere, np.inf)
+    some = find_peaks(replace(frame, saturation_map=only_left), recipe)
+    assert (some.panel == 1).sum() == (everything.panel == 1).sum()
+    np.testing.assert_array_equal(some.fs[some.panel == 0], by_panel.fs[by_panel.panel == 0])
+
+
+def test_what_is_left_out_in_advance_changes_nothing(detector, spots, background):
+    """Bad pixels of a frame of its own, or a map that many frames share."""
+    data = photons(spots, detector.shape, background).astype(np.uint16)
+    bad = (np.random.default_rng(10).random(detector.shape) < 0.05).astype(np.uint8)
+    data[bad > 0] = 65535
+    first, second, third = (find_peaks(make_frame(detector, data, bad)) for _ in range(3))
+    own = find_peaks(make_frame(detector, data, bad.copy()))
+    assert len(first) > 50
+    for other in (second, third, own):
+        np.testing.assert_array_equal(first.fs, other.fs)
+        np.testing.assert_array_equal(first.snr, other.snr)
+
+
+def test_threads_find_the_same_peaks(detector, spots, background):
+    shared = np.zeros(detector.shape, np.uint8)
+    frames = [
+        make_frame(detector, photons(spots[i:], detector.shape, background).astype(np.uint16), shared) for i in range(6)
+    ]
+    alone = [find_peaks(frame) for frame in frames]
+    with ThreadPoolExecutor(3) as threads:
+        for mine, theirs in zip(alone, threads.map(find_peaks, frames), strict=True):
+            np.testing.assert_array_equal(mine.fs, theirs.fs)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.int64, np.float16, np.float64])
+def test_peaks_do_not_depend_on_the_type_of_the_pixels(detector, spots, background, kind):
+    counts = np.minimum(photons(spots, detector.shape, background), 255)
+    expected = find_peaks(make_frame(detector, counts.astype(np.uint16)))
+    found = find_peaks(make_frame(detector, counts.astype(kind)))
+    np.testing.assert_allclose(found.fs, expected.fs, atol=1e-4)
+    np.testing.assert_allclose(found.intensity, expected.intensity, rtol=1e-4)
+
+
+def test_panels_may_have_pedestals_and_a_shadow_may_fall_on_them(detector, spots, background):
+    data = photons(spots, detector.shape, background).astype(np.float32) * 20
+    clean = find_peaks(make_frame(detector, data))
+    moved = data + np.where(detector.panel_map == 0, np.float32(-3000), np.float32(700))
+    found = find_peaks(make_frame(detector, moved))
+    assert abs(len(found) - len(clean)) <= 3
+    y, x = np.mgrid[: detector.shape[0], : detector.shape[1]]
+    blank = np.random.default_rng(11).poisson(np.where(x + y // 3 > 300, 0.3, 1) * 3 * background).astype(np.uint16)
+    assert len(find_peaks(make_frame(detector, blank))) <= 2
+
+
+def test_sparse_photons_are_noise_and_a_few_together_are_a_peak(detector):
+    rng = np.random.default_rng(12)
+    data = rng.poisson(0.01, detector.shape).astype(np.uint16)
+    assert len(find_peaks(make_frame(detector, data))) <= 1
+    for row in range(30, 490, 40):
+        data[row : row + 2, 60:62] += np.array([[3, 1], [2, 1]], dtype=np.uint16)
+    assert len(find_peaks(make_frame(detector, data))) >= 11
+
+
+def test_a_spot_on_the_border_is_found_where_it_reaches_inside(detector, background):
+    data = photons([], detector.shape, background)
+    data[100, 253:256] += (20, 60, 70)
+    data[200, 255] += 100  # a lonely one on the border is none
+    data[300, 257:259] += (70, 60)
+    peaks = find_peaks(make_frame(detector, data.astype(np.uint16)))
+    assert [round(float(s)) for s in np.sort(peaks.ss)] == [100, 300] or len(peaks) == 2
+    assert (peaks.fs[peaks.ss < 150] < 256).all()
+    assert (peaks.fs[peaks.ss > 250] > 256).all()
+
+
+def test_ice_rings_are_no_peaks(detector):
+    """Rings as sharp as spots, five times as high as what is between them."""
+    rng = np.random.default_rng(13)
+    radius = np.hypot(detector.xy[0], detector.xy[1]) / 1e-4
+    expected = 3 + 12 * sum(np.exp(-(((radius - r) / 1.2) ** 2) / 2) for r in (90, 130, 170, 210))
+    lengths = [len(find_peaks(make_frame(detector, rng.poisson(expected).astype(np.uint16)))) for _ in range(5)]
+    assert max(lengths) <= 3
+
+
+def test_spots_on_a_sharp_ring_are_found_where_they_stand_out_along_it(detector):
+    rng = np.random.default_rng(14)
+    x, y = detector.xy[0] / 1e-4, detector.xy[1] / 1e-4
+    expected = 3 + 12 * np.exp(-(((np.hypot(x, y) - 170) / 1.2) ** 2) / 2)
+    angles = np.arange(0.2, 6, 0.4)
+    for angle in angles:
+        distance = (x - 170 * np.cos(angle)) ** 2 + (y - 170 * np.sin(angle)) ** 2
+        expected += 40 * np.exp(-distance / (2 * 0.8**2))
+    peaks = find_peaks(make_frame(detector, rng.poisson(expected).astype(np.uint16)))
+    row, column = np.floor(peaks.ss).astype(int), np.floor(peaks.fs).astype(int)
+    found = np.arctan2(y[row, column], x[row, column])
+    nearest = np.abs((found[:, None] - angles + np.pi) % (2 * np.pi) - np.pi).min(axis=0)
+    assert np.count_nonzero(nearest < 0.02) >= len(angles) - 2
+    assert len(peaks) <= len(angles) + 2
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 9), (7, 40)])
+def test_a_tiny_detector_has_no_peaks(shape):
+    panel = Panel("p", 0, 0, *shape, (0.0, 0.0, 0.1), (1e-4, 0.0, 0.0), (0.0, 1e-4, 0.0), 0, 0, 1.0)
+    frame = make_frame(Detector((panel,), shape, 0.1), np.ones(shape, np.uint16))
+    assert len(find_peaks(frame)) == 0
+
+
+def test_a_frame_of_bad_pixels_only_has_no_peaks(detector):
+    bad = np.ones(detector.shape, np.uint8)
+    for _ in range(3):
+        assert len(find_peaks(make_frame(detector, np.full(detector.shape, 65535, np.uint16), bad))) == 0
