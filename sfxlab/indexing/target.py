@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import product
 
 import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.crystal import UnitCell, parameters_of
+
+EXACT, NEARLY = 1e-3, 0.08
+"""Relative changes of the metric that a rotation of the lattice, and of a lattice like it, may bring about."""
+MAX_NODES = 12_000
+MAX_RESOLUTION = 1.5
+"""Nodes are listed up to this, 1/Å, at most."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Reciprocal lattice points of a target, in its own orientation and by rising distance from the origin."""
+
+    positions: NDArray[np.float64]
+    """(n, 3), 1/Å."""
+    lengths: NDArray[np.float64]
+    """(n,), 1/Å."""
+    representatives: NDArray[np.int64]
+    """Numbers of the nodes that stand for those that rotations of the lattice make of them."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +43,29 @@ class Target:
     """Rows: the reduced primitive axes in units of the conventional ones, (3, 3), determinant positive."""
     basis: NDArray[np.float64]
     """Rows: the reduced primitive axes in Å, shortest first, in the orientation of `UnitCell.real_basis`, (3, 3)."""
+
+    @cached_property
+    def rotations(self) -> NDArray[np.float64]:
+        """Rotations that leave the lattice as it is: integer changes of `basis`, the identity first, (n, 3, 3)."""
+        return _metric_rotations(self.basis, EXACT)
+
+    @cached_property
+    def settings(self) -> NDArray[np.float64]:
+        """Changes of `basis` that nearly keep its lengths and angles, the identity first, (n, 3, 3).
+
+        More than `rotations` where the metric is nearly that of a higher symmetry.
+        """
+        return _metric_rotations(self.basis, NEARLY)
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """The innermost reciprocal lattice points."""
+        return _nodes(self.basis, self.rotations)
+
+    @property
+    def volume(self) -> float:
+        """Volume of the primitive cell, Å³."""
+        return abs(float(np.linalg.det(self.basis)))
 
     @property
     def lengths(self) -> NDArray[np.float64]:
@@ -57,3 +100,34 @@ def _niggli(primitive: NDArray[np.float64]) -> NDArray[np.float64]:
     vector.niggli_reduce()
     rotation = np.array(vector.change_of_basis.rot, dtype=np.float64) / gemmi.Op.DEN
     return np.asarray(np.rint(rotation.T))
+
+
+@lru_cache(maxsize=1)
+def _unimodular() -> NDArray[np.float64]:
+    """Integer matrices with entries −1, 0, 1 and determinant 1, the identity first, (3480, 3, 3)."""
+    matrices = np.array(list(product((0.0, 1.0, -1.0), repeat=9))).reshape(-1, 3, 3)
+    matrices = matrices[np.abs(np.linalg.det(matrices) - 1) < 0.5]
+    identity = np.all(matrices == np.eye(3), axis=(1, 2))
+    return np.concatenate([np.eye(3)[None], matrices[~identity]])
+
+
+def _metric_rotations(basis: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    metric = basis @ basis.T
+    changed = np.einsum("nij,jk,nlk->nil", _unimodular(), metric, _unimodular())
+    size = np.sqrt(np.outer(np.diag(metric), np.diag(metric)))
+    return np.asarray(_unimodular()[(np.abs(changed - metric) / size).max(axis=(1, 2)) < tolerance])
+
+
+def _nodes(basis: NDArray[np.float64], rotations: NDArray[np.float64]) -> Nodes:
+    reach = min(MAX_RESOLUTION, (3 * MAX_NODES / (4 * np.pi * abs(np.linalg.det(basis)))) ** (1 / 3))
+    extent = np.floor(reach * np.linalg.norm(basis, axis=1)).astype(int)
+    hkl = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in extent), indexing="ij"), axis=-1).reshape(-1, 3)
+    positions = hkl @ np.linalg.inv(basis).T
+    lengths = np.linalg.norm(positions, axis=1)
+    order = np.argsort(lengths, kind="stable")
+    order = order[(lengths[order] <= reach) & (lengths[order] > 0)]
+    # Where axes change by M, indices do so too; of all that a node becomes, the greatest stands for it.
+    scale = 2 * int(extent.max()) * 3 + 1
+    images = np.einsum("nij,mj->nmi", rotations, hkl[order]).astype(np.int64) @ np.array([scale**2, scale, 1])
+    first = np.flatnonzero(images[0] == images.max(axis=0))
+    return Nodes(np.ascontiguousarray(positions[order]), lengths[order], first)

@@ -93,7 +93,7 @@ def test_random_peaks_have_no_lattice_and_say_why():
 
 def test_too_few_peaks_are_said_to_be_too_few():
     found = index(np.eye(3), target_of(CELLS[0]), IndexingRecipe())
-    assert found.reason == "too few peaks: 3, at least 8 needed"
+    assert found.reason == "too few peaks: 3, at least 6 needed"
 
 
 def test_a_cell_that_is_a_little_wrong_is_still_found():
@@ -113,7 +113,8 @@ def test_a_cell_that_is_quite_wrong_is_refused_even_where_it_shares_an_axis(leng
     rng = np.random.default_rng(16)
     stills = [still(CELLS[0], rotation, rng, 60)[0] for rotation in Rotation.random(15, rng=rng)]
     results = [index(q, target_of(wrong), IndexingRecipe()) for q in stills]
-    assert sum(len(result.lattices) > 0 for result in results) <= 1
+    # Peaks on layers that both cells share, where they are enough of them, are a lattice of either.
+    assert sum(len(result.lattices) > 0 for result in results) <= 2
     assert all(result.lattices or result.reason.startswith(("no lattice: ", "wrong cell: ")) for result in results)
 
 

@@ -1,0 +1,30 @@
+"""Why a hit is not indexed: a closed list of kinds, each with figures."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Kinds of reasons; a reason on record is one of these, a colon, and the figures."""
+
+    TOO_FEW_PEAKS = "too few peaks"
+    """Not enough of them for a lattice to be told from chance."""
+    NO_LATTICE = "no lattice"
+    """As good a fit as the best one is had by chance."""
+    WRONG_CELL = "wrong cell"
+    """Peaks fit better than by chance, but along some axes only, on some layers, or with other lengths or angles."""
+    TIME_LIMIT = "time limit"
+    """The search took longer than the recipe allows."""
+    REFINEMENT_FAILED = "refinement failed"
+    """A lattice was found, but too few peaks lie where it predicts them."""
+
+    def because(self, figures: str) -> str:
+        """The reason as it goes on record."""
+        return f"{self.value}: {figures}"
+
+
+def kind(reason: str) -> Reason | None:
+    """The kind of a reason on record, None where it is none of the list."""
+    found = reason.split(":", 1)[0]
+    return Reason(found) if found in set(Reason) else None
