@@ -54,21 +54,44 @@ def with_truth(
     """Scores of a data set with a truth folder."""
     cell = sfxlab.read_cell(cell_path)
     frames = sfxlab.open_frames(data, geometry)
+    recipe = sfxlab.Recipe().with_cell(cell)
     with tempfile.TemporaryDirectory() as scratch:
-        run = sfxlab.process(frames, sfxlab.Recipe().with_cell(cell), client, Path(scratch) / "run", progress=None)
+        run = sfxlab.process(frames, recipe, client, Path(scratch) / "run", progress=None)
         facts = json.loads((truth / "truth.json").read_text())["frames"]
         console.print(lattice_table(name, list(run.results()), facts, cell))
         console.print(peak_table(name, list(run.results()), facts, truth))
-        true_path = next(truth.glob("*true.hkl.gz"))
-        for model in ("none", "scaled"):
-            merged = sfxlab.merge(run, group, model, d_min=2.7 if name == "psii" else 2.0)
-            reference = sfxlab.read_merged(true_path, cell=merged.cell)
-            agreement, overall = sfxlab.compare(merged, reference).overall, merged.statistics().overall
-            console.print(
-                f"{name}, {model}: CC to truth {agreement.cc:.4f}, R1(I) {100 * agreement.r1i:.1f} %, "
-                f"CC1/2 {overall.cc_half:.4f}, Rsplit {100 * overall.rsplit:.1f} %, "
-                f"completeness {100 * overall.completeness:.1f} %"
-            )
+        console.print(bad_pixels(name, run, truth))
+        print_merged(console, name, run, truth, group)
+        recipe = recipe.changed(bad_pixels={"learn": False})
+        run = sfxlab.process(frames, recipe, client, Path(scratch) / "without", progress=None)
+        print_merged(console, f"{name} without learned bad pixels", run, truth, group)
+
+
+def bad_pixels(name: str, run: sfxlab.Run, truth: Path) -> str:
+    """How many of the hot pixels that are in no mask were learned, and how many good pixels with them."""
+    learned = run.bad_pixels
+    if learned is None:
+        return f"{name}: no bad pixels learned"
+    with h5py.File(truth / "full_mask.h5") as file:
+        good = file["mask"][...] == 0
+    hot = np.loadtxt(truth / "unmasked_hot_pixels.csv", delimiter=",", skiprows=1, ndmin=2).astype(int)
+    found = np.count_nonzero(learned.bad[hot[:, 1], hot[:, 0]])
+    return (
+        f"{name}: {found} of {len(hot)} hot pixels learned, {np.count_nonzero(learned.bad[good])} good ones with them"
+    )
+
+
+def print_merged(console: Console, name: str, run: sfxlab.Run, truth: Path, group: str) -> None:
+    """Merged intensities against the true ones."""
+    for model in ("none", "scaled"):
+        merged = sfxlab.merge(run, group, model, d_min=2.7 if name.startswith("psii") else 2.0)
+        reference = sfxlab.read_merged(next(truth.glob("*true.hkl.gz")), cell=merged.cell)
+        agreement, overall = sfxlab.compare(merged, reference).overall, merged.statistics().overall
+        console.print(
+            f"{name}, {model}: CC to truth {agreement.cc:.4f}, R1(I) {100 * agreement.r1i:.1f} %, "
+            f"CC1/2 {overall.cc_half:.4f}, Rsplit {100 * overall.rsplit:.1f} %, "
+            f"completeness {100 * overall.completeness:.1f} %"
+        )
 
 
 def lattice_table(name: str, results: list[sfxlab.FrameResult], facts: list[dict], cell: UnitCell) -> Table:

@@ -9,9 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfxlab.cell_search import CellProposal, find_cell
     from sfxlab.cluster import connect
     from sfxlab.crystal import Crystal, UnitCell, read_cell
     from sfxlab.frames import Frame, open_frames
+    from sfxlab.interop.indexamajig import recipe_from_indexamajig
+    from sfxlab.learning import learn_bad_pixels
     from sfxlab.merging import Merged, compare, merge, read_merged
     from sfxlab.peaks import Peaks, find_peaks
     from sfxlab.pipeline import FrameResult, process_frame
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from sfxlab.store import Run, import_stream
 
 _HOMES = {
+    "CellProposal": "cell_search",
     "Crystal": "crystal",
     "Frame": "frames",
     "FrameResult": "pipeline",
@@ -32,20 +36,24 @@ _HOMES = {
     "UnitCell": "crystal",
     "compare": "merging",
     "connect": "cluster",
+    "find_cell": "cell_search",
     "find_peaks": "peaks",
     "import_stream": "store",
+    "learn_bad_pixels": "learning",
     "merge": "merging",
     "open_frames": "frames",
     "process": "processing",
     "process_frame": "pipeline",
     "read_cell": "crystal",
     "read_merged": "merging",
+    "recipe_from_indexamajig": "interop.indexamajig",
     "simulate": "simulation",
     "write_report": "report",
 }
 """Where each public name lives; it is loaded when it is first used, so that the command line answers at once."""
 
 __all__ = [
+    "CellProposal",
     "Crystal",
     "Frame",
     "FrameResult",
@@ -56,14 +64,17 @@ __all__ = [
     "UnitCell",
     "compare",
     "connect",
+    "find_cell",
     "find_peaks",
     "import_stream",
+    "learn_bad_pixels",
     "merge",
     "open_frames",
     "process",
     "process_frame",
     "read_cell",
     "read_merged",
+    "recipe_from_indexamajig",
     "simulate",
     "write_report",
 ]

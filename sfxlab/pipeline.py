@@ -9,12 +9,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sfxlab.crystal import Crystal, UnitCell
 from sfxlab.diffraction import predict, refine
 from sfxlab.frames import Frame, FrameId
-from sfxlab.indexing import Lattice, Target, index, target_of
+from sfxlab.indexing import IndexingResult, Lattice, Target, index, index_without_cell, target_of
+from sfxlab.indexing.reasons import Reason
 from sfxlab.integration import Reflections, integrate
 from sfxlab.peaks import Peaks, find_peaks, is_hit
+from sfxlab.peaks.ice import ice_rings, ice_spots, salt
+from sfxlab.peaks.radial_average import RadialSums, radial_sums
 from sfxlab.recipe import Recipe
 
 START_PROFILE_RADIUS = 0.002
@@ -44,6 +50,14 @@ class FrameResult:
     """One for each crystal, in the same order."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time spent in each step."""
+    ice_spots: float = float("nan")
+    """By how many standard deviations the peaks prefer ice rings; from 5 on the frame counts as one with ice."""
+    ice_rings: float = float("nan")
+    """By how many standard deviations powder rings of ice rise above the background; the same holds."""
+    salt: float = float("nan")
+    """Share of the peaks' signal in spots like those of salt; from 0.7 on the frame counts as one with salt."""
+    radial: RadialSums | None = None
+    """Sums of pixels by resolution; None where the result was read back, because runs keep sums of many frames."""
 
     def __repr__(self) -> str:
         facts = [f"{len(self.peaks)} peaks", *(str(crystal.cell) for crystal in self.crystals)]
@@ -58,17 +72,19 @@ def process_frame(frame: Frame, recipe: Recipe) -> FrameResult:
     clock = _Clock()
     with clock("peaks"):
         peaks = find_peaks(frame, recipe)
+    q = frame.detector.q(peaks.panel, peaks.fs, peaks.ss, frame.photon_energy)
+    with clock("ice and salt"):
+        seen = _seen(frame, peaks, q)
     if not is_hit(peaks, recipe):
-        return _result(frame, "blank", peaks, clock)
-    if recipe.cell is None:
-        return _result(frame, "hit", peaks, clock, "no unit cell given")
+        return _result(frame, "blank", peaks, seen, clock)
+    if not recipe.indexing.enabled:
+        return _result(frame, "hit", peaks, seen, clock, "indexing is switched off")
     with clock("indexing"):
-        q = frame.detector.q(peaks.panel, peaks.fs, peaks.ss, frame.photon_energy)
-        found = index(q, _target(recipe.cell), recipe.indexing)
+        found = _indexed(q, recipe)
     with clock("refinement"):
         crystals, reason = _refined(frame, peaks, found.lattices, recipe)
     if not crystals:
-        return _result(frame, "hit", peaks, clock, found.reason or reason)
+        return _result(frame, "hit", peaks, seen, clock, found.reason or reason)
     with clock("integration"):
         limits = recipe.integration
         predictions = [
@@ -79,17 +95,38 @@ def process_frame(frame: Frame, recipe: Recipe) -> FrameResult:
             for crystal in crystals
         ]  # fmt: skip
         reflections = integrate(frame, predictions, limits)
-    return _result(frame, "indexed", peaks, clock, "", crystals, reflections)
+    return _result(frame, "indexed", peaks, seen, clock, "", crystals, reflections)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a frame shows besides its lattices."""
+
+    ice_spots: float
+    ice_rings: float
+    salt: float
+    radial: RadialSums
+
+
+def _seen(frame: Frame, peaks: Peaks, q: NDArray[np.float64]) -> _Seen:
+    radial = radial_sums(frame)
+    return _Seen(ice_spots(peaks.resolution), ice_rings(radial), salt(peaks, q), radial)
+
+
+def _indexed(q: NDArray[np.float64], recipe: Recipe) -> IndexingResult:
+    """Lattices of the cell of the recipe, or of any cell where it names none."""
+    if recipe.cell is None:
+        return index_without_cell(q, recipe.indexing)
+    return index(q, _target(recipe.cell), recipe.indexing)
 
 
 def _refined(
     frame: Frame, peaks: Peaks, lattices: tuple[Lattice, ...], recipe: Recipe
 ) -> tuple[tuple[Crystal, ...], str]:
     """The crystals that lattices refine to; where there is none, why."""
-    cell = recipe.cell
-    assert cell is not None
     crystals = []
     for lattice in lattices:
+        cell = recipe.cell or UnitCell.of_basis(lattice.basis)
         start = Crystal(
             cell=cell.with_basis(lattice.basis),
             basis=lattice.basis,
@@ -100,7 +137,7 @@ def _refined(
         crystal = refine(start, peaks, frame.detector, frame.photon_energy, recipe.refinement, cell)
         if crystal is not None:
             crystals.append(crystal)
-    reason = f"refinement failed: too few peaks near the predictions of {len(lattices)} lattices"
+    reason = Reason.REFINEMENT_FAILED.because(f"too few peaks near the predictions of {len(lattices)} lattices")
     return tuple(crystals), "" if crystals else reason
 
 
@@ -108,6 +145,7 @@ def _result(
     frame: Frame,
     status: Status,
     peaks: Peaks,
+    seen: _Seen,
     clock: _Clock,
     reason: str = "",
     crystals: tuple[Crystal, ...] = (),
@@ -123,6 +161,10 @@ def _result(
         peaks=peaks,
         crystals=crystals,
         reflections=reflections,
+        ice_spots=seen.ice_spots,
+        ice_rings=seen.ice_rings,
+        salt=seen.salt,
+        radial=seen.radial,
         seconds=clock.seconds,
     )
 

@@ -7,23 +7,29 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from distributed import Client, Future, KilledWorker, as_completed
 
-from sfxlab.errors import ClusterError, InputError, RunError, UnreachableError
+from sfxlab.bad_pixels import learned_before, with_learned_mask
+from sfxlab.cluster import connection_lost, task_result
+from sfxlab.errors import InputError, RunError, UnreachableError
 from sfxlab.frames import FrameId, FrameSequence, FrameSource
+from sfxlab.learning import learn_bad_pixels
+from sfxlab.peaks.hits import check_hit_function, hit_function_source
 from sfxlab.pipeline import FrameResult, process_frame
 from sfxlab.progress import Progress, Report, reported
 from sfxlab.recipe import Recipe
 from sfxlab.store import Counts, Run, RunRecord, describe
-from sfxlab.store.parts import part_path, results_in_chunk, write_chunk
+from sfxlab.store.parts import committed_chunks, learned_mask_path, part_path, results_in_chunk, write_chunk
+from sfxlab.store.projection import MaximumProjection, join_projections
+from sfxlab.store.record import HIT_FUNCTION
+from sfxlab.whole_files import written_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +54,8 @@ def process(
     Without `output` the run goes to `sfxlab-runs/DATE-TIME` in the working directory. With `resume` a run that is
     there already is continued, and begun where there is none; recipe, frames and input files have to be the same as
     when it began. Frames that failed because their file on the network could not be read are then tried again.
+    Bad pixels that no mask knows are learned first, from frames evenly spread over the run (`recipe.bad_pixels`).
+    A function of the user's own that decides on hits (`recipe.hits.function`) is tried first and kept in the run.
     `chunk_size` is the number of frames in a task and in a part on disk (chosen from the number of
     frames by default). `inputs` and `command` are recorded as what the user said. `progress` is called with a
     `Progress` after each chunk; "auto" shows a bar on a terminal or in a notebook.
@@ -55,7 +63,7 @@ def process(
     What a run holds does not depend on the workers. A frame that cannot be processed, or that kills its worker
     process again and again, is recorded as failed. Whatever ends this call early leaves a run that can be resumed.
 
-    Raises `InputError`, `CellError`, `OutputExistsError`, `RunError` or `ClusterError`.
+    Raises `InputError`, `CellError`, `OutputExistsError`, `RunError` `RecipeError` or `ClusterError`.
     """
     run = _begun(frames, recipe, output, resume, chunk_size, inputs, command)
     again = run.unreachable_frames() if resume else []
@@ -64,11 +72,15 @@ def process(
     with run.writing(), reported(progress) as report:
         if resume:
             run.resumed()
+            join_projections(run.path)
+        recipe = _with_kept_function(recipe, run.path)
+        _learn(frames, run, client, report)
         numbers = {*run.missing_chunks(), *(index // run.record.chunk_size for index in again)}
         chunks = _chunks(frames, run.record, sorted(numbers))
         done = _here(chunks, recipe, run.path) if client is None else _on_workers(client, chunks, recipe, run.path)
         with closing(done):
             _follow(done, run, report, len(again))
+        join_projections(run.path)
     return run
 
 
@@ -83,12 +95,14 @@ def process_chunk(frames: FrameSource, recipe: Recipe, start: int, run_path: Pat
     Where the chunk is in the run already, only the frames are processed whose files could not be read then. Returns
     the counts of those that were processed now.
     """
-    kept = _kept(run_path, number)
+    frames = with_learned_mask(frames, learned_mask_path(run_path))
+    kept, maximum = _kept(run_path, number), MaximumProjection()
     fresh = {
-        start + position: process_one(frames, position, start + position, recipe)
+        start + position: process_one(frames, position, start + position, recipe, maximum)
         for position in range(len(frames))
         if start + position not in kept
     }
+    maximum.save(run_path)
     write_chunk(run_path, number, _in_order(kept, fresh))
     return _counts(fresh.values())
 
@@ -105,16 +119,31 @@ def _in_order(kept: Mapping[int, FrameResult], fresh: Mapping[int, FrameResult])
     return [result for _, result in sorted({**kept, **fresh}.items())]
 
 
-def process_one(frames: FrameSource, position: int, index: int, recipe: Recipe) -> FrameResult:
-    """The frame at `position` of `frames` as number `index`; whatever goes wrong is its reason to have failed."""
+def process_one(
+    frames: FrameSource, position: int, index: int, recipe: Recipe, maximum: MaximumProjection | None = None
+) -> FrameResult:
+    """The frame at `position` of `frames` as number `index`; whatever goes wrong is its reason to have failed.
+
+    A hit is taken into `maximum`.
+    """
     name = frames.identity(position)
     try:
-        result = process_frame(frames[position], recipe)
+        frame = frames[position]
+        result = process_frame(frame, recipe)
+        if maximum is not None and result.status in ("hit", "indexed"):
+            maximum.add(frame)
     except Exception as error:  # noqa: BLE001
         # A bug of ours included: one frame must not end the run.
         _LOG.info("frame %d, %s, failed", index, name, exc_info=True)
         return FrameResult(name, index, "failed", "; ".join(f"{type(error).__name__}: {error}".splitlines()))
     return replace(result, id=name, index=index)
+
+
+def _process_alone(frames: FrameSource, index: int, recipe: Recipe, run_path: Path) -> FrameResult:
+    maximum = MaximumProjection()
+    result = process_one(with_learned_mask(frames, learned_mask_path(run_path)), 0, index, recipe, maximum)
+    maximum.save(run_path)
+    return result
 
 
 @dataclass(frozen=True)
@@ -142,13 +171,16 @@ def _begun(
         raise RunError("which run shall be resumed?", remedy="name it with -o")
     path = Path("sfxlab-runs", f"{datetime.now():%Y-%m-%dT%H-%M-%S}") if output is None else Path(output)
     _ = recipe.cell  # an impossible cell stops here
+    check_hit_function(recipe)
     if not (resume and path.exists()):
         Run.require_absent(path)
         record = _record(frames, recipe, chunk_size or default_chunk_size(len(frames)), inputs, command)
         return Run.create(path, record, _names(frames), frames.geometry_text)
     run = Run(path)
     before = run.record
-    differences = before.differences(_record(frames, recipe, chunk_size or before.chunk_size, inputs, command))
+    awaited = before.linked.missing if before.linked else ()
+    now = _record(frames, recipe, chunk_size or before.chunk_size, inputs, command, awaited)
+    differences = before.differences(now)
     if differences:
         raise RunError(
             "this run was begun with something else",
@@ -160,21 +192,58 @@ def _begun(
 
 
 def _record(
-    frames: FrameSource, recipe: Recipe, chunk_size: int, inputs: Sequence[str] | None, command: Sequence[str]
+    frames: FrameSource,
+    recipe: Recipe,
+    chunk_size: int,
+    inputs: Sequence[str] | None,
+    command: Sequence[str],
+    awaited: Sequence[str] = (),
 ) -> RunRecord:
+    """What is to be done now; of the files that links lead to, those that are `awaited` do not count."""
     geometry = frames.geometry if isinstance(frames, FrameSequence) else None
-    masks = {} if geometry is None else {m.file: None for panel in geometry.panels for m in panel.masks if m.file}
+    panels = () if geometry is None else geometry.panels
+    named = {file: None for p in panels for file in (*(m.file for m in p.masks), p.saturation_map_file) if file}
+    paths = (*frames.paths, *named)
     return describe(
         recipe,
         _names(frames),
         n_frames=len(frames),
         chunk_size=chunk_size,
-        paths=(*frames.paths, *masks),
-        inputs=frames.paths if inputs is None else inputs,
+        paths=paths,
+        linked=sorted({*frames.files} - {*paths, *awaited}),
+        inputs=tuple(dict.fromkeys(name.path for name in _names(frames))) if inputs is None else inputs,
         geometry_text=frames.geometry_text,
         geometry_path=None if geometry is None else geometry.path,
         command=command,
     )
+
+
+def _with_kept_function(recipe: Recipe, run_path: Path) -> Recipe:
+    """The recipe with the user's function as the run keeps it, so that every worker has the same one."""
+    name = recipe.hits.function
+    if not name:
+        return recipe
+    kept = run_path / HIT_FUNCTION
+    if not kept.exists():
+        with written_whole(kept) as file:
+            file.write(hit_function_source(name))
+    return recipe.changed(hits={"function": f"{kept}:{name.rpartition(':')[2]}"})
+
+
+def _learn(frames: FrameSource, run: Run, client: Client | None, report: Report) -> None:
+    """Learn the run's bad pixels, once: all its frames shall have the same ones."""
+    wanted, path = run.recipe.bad_pixels, learned_mask_path(run.path)
+    if not wanted.learn or path.exists() or committed_chunks(run.path) or learned_before(frames):
+        return
+    began = time.monotonic()
+
+    def learning(done: int, total: int) -> None:
+        stage = f"learning bad pixels, {done} of {total}"
+        report(Progress(run.counts, run.record.n_frames, 0, time.monotonic() - began, stage))
+
+    learned = learn_bad_pixels(frames, wanted, client, learning)
+    if learned is not None:
+        learned.save(path)
 
 
 def _names(frames: FrameSource) -> Iterator[FrameId]:
@@ -225,13 +294,13 @@ def _on_workers(client: Client, chunks: Iterator[_Chunk], recipe: Recipe, run_pa
         for task in completed:
             chunk = waiting.pop(task)
             try:
-                counts = _result(task)
+                counts = task_result(task)
             except KilledWorker:
                 counts = _frame_by_frame(client, chunk, recipe, run_path, token)
             yield counts
             top_up()
     except OSError as error:
-        raise _lost(error) from error
+        raise connection_lost(error) from error
     finally:
         if client.status == "running":
             client.cancel(list(waiting))
@@ -249,34 +318,14 @@ def _frame_by_frame(client: Client, chunk: _Chunk, recipe: Recipe, run_path: Pat
             continue
         name = f"process-frame-{index:06d}-{token}"
         try:
-            fresh[index] = _result(client.submit(process_one, frame, 0, index, recipe, key=name, pure=False))
+            fresh[index] = task_result(
+                client.submit(_process_alone, frame, index, recipe, run_path, key=name, pure=False)
+            )
         except KilledWorker as error:
             reason = f"KilledWorker: the worker process died {error.allowed_failures + 1} times on this frame"
             fresh[index] = FrameResult(chunk.frames.identity(position), index, "failed", reason)
     write_chunk(run_path, chunk.number, _in_order(kept, fresh))
     return _counts(fresh.values())
-
-
-def _result(task: Future[Any]) -> Any:
-    """What a task returned. Raises what it raised, and `ClusterError` where the cluster failed it."""
-    try:
-        return task.result()
-    except CancelledError as error:
-        raise _lost(error) from error
-    except RuntimeError as error:
-        if "deserialization" not in str(error):
-            raise
-        raise ClusterError(
-            "the workers cannot run this task", found=error.__cause__, expected="the same sfxlab there and here"
-        ) from error
-
-
-def _lost(error: Exception) -> ClusterError:
-    return ClusterError(
-        "the cluster dropped the tasks of this run",
-        found=str(error).partition("\n")[0],
-        remedy="connect anew and continue with --resume",
-    )
 
 
 def _counts(results: Collection[FrameResult]) -> Counts:

@@ -36,22 +36,50 @@ def _ascending(section: _AnySection, names: tuple[str, ...]) -> _AnySection:
     return section
 
 
-class PeakRecipe(_Section):
-    """Peak finding: radial background, connected pixels above it, local signal-to-noise ratio."""
+class PeakFinder8Recipe(_Section):
+    """The method peakfinder8 (Barty et al. 2014) under the names of its parameters in CrystFEL, with its defaults."""
 
-    min_snr: Positive = Field(5.0, description="Least signal-to-noise ratio of a peak")
-    pixel_snr: Positive = Field(3.5, description="σ above the radial background at which a pixel may belong to a peak")
-    max_chance_pairs: Positive = Field(
-        2.0, description="The threshold rises until no more than so many pairs of noise pixels touch by chance"
+    threshold: float = Field(800.0, description="Pixels of a peak exceed this, whatever the background, ADU")
+    min_snr: Positive = Field(
+        5.0, description="Pixels of a peak exceed the mean of their radius, and its intensity 0, by so many σ"
     )
-    min_pixels: int = Field(2, ge=1, description="Least number of pixels of a peak")
-    max_pixels: int = Field(60, ge=1, description="Largest number of pixels of a peak")
+    min_pix_count: int = Field(2, ge=1, description="Least number of pixels of a peak")
+    max_pix_count: int = Field(200, ge=1, description="Largest number of pixels of a peak")
+    local_bg_radius: int = Field(3, ge=1, le=50, description="Half the radius of the local background, pixels")
+    min_res: int = Field(0, ge=0, description="No peaks up to this distance from the beam, pixels")
+    max_res: int = Field(0, ge=0, description="No peaks from this distance from the beam on, pixels; 0 for no limit")
+    fast: bool = Field(False, description="Background of a radius from 100 of its pixels instead of all")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> PeakFinder8Recipe:
+        return _ascending(self, ("min_pix_count", "max_pix_count"))
+
+
+class PeakRecipe(_Section):
+    """Peak finding: a matched filter for spots above a background that depends on radius and panel."""
+
+    method: Literal["matched", "peakfinder8"] = Field(
+        "matched",
+        description="matched: the parameters of this table; peakfinder8: those of the table peakfinder8 and, of this,"
+        " those from min_resolution on",
+    )
+    min_snr: Positive = Field(
+        5.0, description="Least significance of a peak, in σ of normal noise; more where `max_false_peaks` asks for it"
+    )
+    max_false_peaks: Positive = Field(0.04, description="Noise makes so many peaks in a frame, as the mean of many")
+    max_chance_pairs: Positive = Field(
+        2.0, description="Single pixels that stand out may be so many that so many pairs of them touch by chance"
+    )
+    pixel_snr: Positive = Field(2.8, description="σ above the background at which a pixel may belong to a peak")
+    min_pixels: int = Field(1, ge=1, description="Least number of such pixels of a peak")
+    max_pixels: int = Field(60, ge=1, description="Largest number of such pixels of a peak")
     min_value: NonNegative = Field(0.0, description="Least value of a pixel of a peak, ADU; 0 for no floor")
-    local_background_radius: int = Field(4, ge=2, le=20, description="Half width of the local background, pixels")
+    local_background_radius: int = Field(5, ge=3, le=20, description="Half width of the local background, pixels")
     min_resolution: NonNegative = Field(0.0, description="Peaks below this 1/d are dropped, 1/Å")
     max_resolution: NonNegative = Field(0.0, description="Peaks beyond this 1/d are dropped, 1/Å; 0 for no limit")
     max_peaks: int = Field(2000, ge=1, description="The strongest so many peaks of a frame are kept")
     use_saturated: bool = Field(True, description="Keep peaks with saturated pixels")
+    peakfinder8: PeakFinder8Recipe = Field(PeakFinder8Recipe(), description="Parameters of the method peakfinder8")
 
     @model_validator(mode="after")
     def _check_order(self) -> PeakRecipe:
@@ -61,7 +89,19 @@ class PeakRecipe(_Section):
 class HitRecipe(_Section):
     """What makes a frame a hit."""
 
-    min_peaks: int = Field(10, ge=1, description="Least number of peaks of a hit")
+    min_peaks: int = Field(10, ge=1, description="Least number of peaks of a hit, of those that count")
+    min_resolution: NonNegative = Field(0.0, description="Peaks below this 1/d do not count, 1/Å")
+    max_resolution: NonNegative = Field(0.0, description="Peaks beyond this 1/d do not count, 1/Å; 0 for no limit")
+    function: str = Field(
+        "",
+        description='Function of your own that has to say yes, too, as "module:name" or "file.py:name"; it gets the'
+        " arrays panel, fs, ss, intensity, sigma, snr, resolution, max_value and n_pixels of all peaks and is compiled"
+        " by numba; empty for none",
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> HitRecipe:
+        return _ascending(self, ("min_resolution", "max_resolution")) if self.max_resolution else self
 
 
 class CellRecipe(_Section):
@@ -79,9 +119,14 @@ class CellRecipe(_Section):
 
 
 class IndexingRecipe(_Section):
-    """Indexing with a known cell."""
+    """Indexing, with a known cell or without."""
 
-    cell: CellRecipe | None = Field(None, description="The unit cell; without one, hits are found but not indexed")
+    enabled: bool = Field(True, description="Look for lattices; without, hits are found only")
+    cell: CellRecipe | None = Field(
+        None, description="The unit cell; without one, lattices of any cell are looked for, in their reduced cells"
+    )
+    min_axis: Positive = Field(10.0, description="Without a cell: shortest axis of the reduced cell, Å")
+    max_axis: Positive = Field(400.0, description="Without a cell: longest axis of the reduced cell, Å")
     max_lattices: int = Field(4, ge=1, le=10, description="Most lattices looked for in a frame")
     length_tolerance: Positive = Field(0.05, description="Largest relative deviation of a, b, c of the primitive cell")
     angle_tolerance: Positive = Field(1.5, description="Largest deviation of the primitive cell's angles, degrees")
@@ -91,8 +136,16 @@ class IndexingRecipe(_Section):
     min_close: Annotated[float, Field(ge=0, le=1)] = Field(
         0.75, description="Of a lattice's peaks, the least share with each index within 1/8 of whole; chance gives half"
     )
-    min_peaks: int = Field(8, ge=4, description="Least number of peaks that a lattice has to explain by itself")
+    min_peaks: int = Field(6, ge=4, description="Least number of peaks that a lattice has to explain by itself")
     max_peaks: int = Field(250, ge=10, description="Peaks used to find lattices; those of lowest resolution first")
+    time_limit: Positive = Field(
+        10.0,
+        description="No further lattice is looked for after so many seconds; the search itself is bounded by counts",
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> IndexingRecipe:
+        return _ascending(self, ("min_axis", "max_axis"))
 
 
 class RefinementRecipe(_Section):
@@ -122,9 +175,25 @@ class IntegrationRecipe(_Section):
         return _ascending(self, ("peak_radius", "background_inner", "background_outer"))
 
 
+class BadPixelRecipe(_Section):
+    """Bad pixels that no mask knows, learned before a run is processed."""
+
+    learn: bool = Field(True, description="Learn them from the run's own frames")
+    frames: int = Field(256, ge=1, le=4080, description="Most frames to learn from, evenly spread over the run")
+    min_frames: int = Field(16, ge=4, description="From fewer frames nothing is claimed")
+    hot: bool = Field(True, description="Leave out pixels that stand out far too often")
+    dead: bool = Field(True, description="Leave out pixels that never change")
+    noisy: bool = Field(True, description="Leave out pixels with far too much noise")
+    shadowed: bool = Field(False, description="Leave out regions with less than half of the light at their radius")
+    chance: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.01, description="Chance that even one good pixel of the detector is taken for a hot one, by each test"
+    )
+
+
 class Recipe(_Section):
     """All parameters of the way from a frame to its reflections."""
 
+    bad_pixels: BadPixelRecipe = BadPixelRecipe()
     peaks: PeakRecipe = PeakRecipe()
     hits: HitRecipe = HitRecipe()
     indexing: IndexingRecipe = IndexingRecipe()
@@ -142,9 +211,9 @@ class Recipe(_Section):
         indexing = self.indexing.model_copy(update={"cell": CellRecipe(**fields)})
         return self.model_copy(update={"indexing": indexing})
 
-    def without_cell(self) -> Recipe:
+    def without_indexing(self) -> Recipe:
         """The same recipe for finding hits only."""
-        return self.model_copy(update={"indexing": self.indexing.model_copy(update={"cell": None})})
+        return self.model_copy(update={"indexing": self.indexing.model_copy(update={"enabled": False})})
 
     def changed(self, **sections: dict[str, Any]) -> Recipe:
         """A recipe with some parameters replaced: `recipe.changed(peaks={"min_snr": 6})`."""

@@ -53,6 +53,7 @@ def make_frames(tmp_path: Path) -> MakeFrames:
         def __init__(self, numbers: range, bad: set[int], deadly: set[int], seconds: float, home: int) -> None:
             self.numbers, self.bad, self.deadly, self.seconds, self.home = numbers, bad, deadly, seconds, home
             self.paths, self.geometry_text = (str(file),), "photon_energy = 9000\n"
+            self.files = self.paths
 
         def __len__(self) -> int:
             return len(self.numbers)
@@ -139,6 +140,15 @@ def test_a_frame_that_kills_its_worker_is_recorded_alone(
     assert run.frames["status"].to_pylist() == ["blank", "failed", "blank", "hit"]
     assert run.frames["reason"][1].as_py().startswith("KilledWorker: the worker process died 3 times")
     assert run.is_finished
+
+
+def test_bad_pixels_are_learned_without_frames_that_kill_workers(
+    make_frames: MakeFrames, tmp_path: Path, two_workers: Client
+) -> None:
+    run = process(make_frames(20, deadly={7}), Recipe(), two_workers, tmp_path / "run", chunk_size=4)
+    assert run.bad_pixels is not None
+    assert run.bad_pixels.frames == 16
+    assert [row["frame"] for row in run.frames.to_pylist() if row["status"] == "failed"] == [7]
 
 
 def test_frames_that_fail_are_rows_with_a_reason(make_frames: MakeFrames, tmp_path: Path) -> None:
@@ -300,6 +310,7 @@ def test_without_an_output_the_run_goes_to_a_folder_named_by_date(
 def test_a_run_of_some_frames_opens_those_again_with_their_masks(tmp_path: Path) -> None:
     lines = ["photon_energy = 9000", "clen = 0.1", "res = 10000", "adu_per_photon = 1", "data = /data", "dim0 = %"]
     lines += ["dim1 = ss", "dim2 = fs", "mask0_data = /mask", "mask0_file = mask.h5", "mask0_badbits = 1"]
+    lines += ["saturation_map = /limits", "saturation_map_file = mask.h5"]
     lines += ["p0/min_fs = 0", "p0/max_fs = 63", "p0/min_ss = 0", "p0/max_ss = 63", "p0/corner_x = -32"]
     lines += ["p0/corner_y = -32", "p0/fs = x", "p0/ss = y"]
     (tmp_path / "detector.geom").write_text("\n".join(lines) + "\n")
@@ -307,7 +318,7 @@ def test_a_run_of_some_frames_opens_those_again_with_their_masks(tmp_path: Path)
     mask[5, 7] = 1
     with h5py.File(tmp_path / "frames.h5", "w") as file, h5py.File(tmp_path / "mask.h5", "w") as masks:
         file["data"] = np.random.default_rng(1).poisson(5, (10, 64, 64)).astype(np.uint16)
-        masks["mask"] = mask
+        masks["mask"], masks["limits"] = mask, np.full((64, 64), 80)
     frames = open_frames(tmp_path / "frames.h5", tmp_path / "detector.geom")[3:9:2]
     run = process(frames, Recipe(), output=tmp_path / "run")
     assert [Path(file.path).name for file in run.record.files] == ["frames.h5", "mask.h5"]
@@ -317,6 +328,7 @@ def test_a_run_of_some_frames_opens_those_again_with_their_masks(tmp_path: Path)
     )
     np.testing.assert_array_equal(again[1].data, frames[1].data)
     assert again[1].bad[5, 7]
+    assert again[1].saturation_map is not None
     assert process(again, Recipe(), output=run.path, resume=True).is_finished
 
 

@@ -57,7 +57,8 @@ def test_every_parameter_is_described_and_its_default_is_allowed() -> None:
 def test_a_cell_goes_in_and_out() -> None:
     recipe = Recipe().with_cell(CELL)
     assert recipe.cell == CELL
-    assert recipe.without_cell() == Recipe()
+    assert not recipe.without_indexing().indexing.enabled
+    assert recipe.without_indexing().cell == recipe.cell
     assert Recipe().cell is None
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sfxlab.cli.output import PATH, check_output, json_option, print_facts, print_json, print_table, progress_bar
+from sfxlab.cli.output import (
+    PATH,
+    PATH_OR_ADDRESS,
+    check_output,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    progress_bar,
+)
 from sfxlab.cli.runs import print_run, run_values
+from sfxlab.cli.tuning import refuse_without_tune, tune_peaks, tuning_options
 from sfxlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,13 +38,13 @@ _NO_FRAMES = {".mtz": "sfxlab stats", ".hkl": "sfxlab stats", ".stream": "sfxlab
 @click.command("simulate")
 @click.argument("out", type=PATH)
 @click.option("--frames", default=300, show_default=True, type=click.IntRange(1), help="Number of frames.")
-@click.option("--cell", type=PATH, help="A .cell, PDB or MTZ file. [default: lysozyme]")
+@click.option("--cell", type=PATH_OR_ADDRESS, help="A .cell, PDB or MTZ file. [default: lysozyme]")
 @click.option("--space-group", help="For example 'P 43 21 2'. [default: the simplest that suits the cell]")
 @click.option("--detector", default="multipanel-1M", show_default=True, help="A preset or a .geom file.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Of all random numbers.")
 @json_option
 def simulate_command(
-    out: Path, frames: int, cell: Path | None, space_group: str | None, detector: str, seed: int, as_json: bool
+    out: Path, frames: int, cell: Path | str | None, space_group: str | None, detector: str, seed: int, as_json: bool
 ) -> None:
     """Make frames with known truth in the folder OUT.
 
@@ -57,12 +69,12 @@ def simulate_command(
 
 @click.command("show")
 @click.argument("what", metavar="FILE...|RUN", nargs=-1, required=True)
-@click.option("-g", "--geometry", type=PATH, help="CrystFEL geometry file.")
+@click.option("-g", "--geometry", type=PATH_OR_ADDRESS, help="CrystFEL geometry file.")
 @click.option("--frame", help="A frame by its number from 0 or its event id. [default: the first, or the first hit]")
 @click.option("--png", type=PATH, help="Write a picture of the frame.")
 @json_option
 def show_command(
-    what: tuple[str, ...], geometry: Path | None, frame: str | None, png: Path | None, as_json: bool
+    what: tuple[str, ...], geometry: Path | str | None, frame: str | None, png: Path | None, as_json: bool
 ) -> None:
     """Say what is in files of frames or in a run; draw a frame.
 
@@ -99,7 +111,7 @@ def show_command(
         print_facts(_frame_facts(result))
 
 
-def _open(inputs: tuple[str, ...], geometry: Path | None) -> FrameSource:
+def _open(inputs: tuple[str, ...], geometry: Path | str | None) -> FrameSource:
     from sfxlab.frames import open_frames
 
     for path in map(Path, inputs):
@@ -129,9 +141,24 @@ def _source_facts(values: dict[str, Any]) -> dict[str, object]:
         "photon energy": f"{low:.1f} eV" if low == high else f"{low:.1f} to {high:.1f} eV",
         "camera length": f"{1e3 * values['camera_length']:.3f} mm",
         "masked": f"{values['masked_fraction']:.2%} of the panels",
+        **_saturation_fact(values["saturation"], values["saturation_map"]),
         "first frame": values["first_frame"],
         **{f"doubt {number}": doubt for number, doubt in enumerate(values["doubts"], start=1)},
     }
+
+
+def _saturation_fact(values: tuple[float, float], saturation_map: str | None) -> dict[str, str]:
+    """From which values on pixels are saturated, where that is known."""
+    low, high = values
+    if math.isinf(low):
+        extent = "never"
+    elif math.isinf(high):
+        extent = f"from {low:.10g} ADU on, of some pixels never"
+    else:
+        extent = f"from {low:.10g} ADU on" if low == high else f"from {low:.10g} to {high:.10g} ADU on"
+    if saturation_map is not None:
+        return {"saturation": f"{extent} ({saturation_map})"}
+    return {} if math.isinf(low) else {"saturation": extent}
 
 
 def _result_in_run(run: Run, frame: str | None) -> FrameResult:
@@ -188,7 +215,7 @@ def _frame_facts(result: FrameResult) -> dict[str, str]:
 
 def _draw(source: FrameSource, result: FrameResult, png: Path) -> None:
     from sfxlab.pictures import frame_png
-    from sfxlab.store.parts import written_whole
+    from sfxlab.whole_files import written_whole
 
     picture = frame_png(source[result.index], result.peaks, result.reflections)
     with written_whole(png) as file:
@@ -197,29 +224,43 @@ def _draw(source: FrameSource, result: FrameResult, png: Path) -> None:
 
 @click.command("peaks")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-g", "--geometry", type=PATH, help="CrystFEL geometry file.")
+@click.option("-g", "--geometry", type=PATH_OR_ADDRESS, help="CrystFEL geometry file.")
 @click.option("--recipe", "recipe_path", type=PATH, help="Parameters, TOML.")
 @click.option("--save", type=PATH, help="Write the peaks to a CXI file.")
+@tuning_options
 @json_option
 def peaks_command(
-    inputs: tuple[str, ...], geometry: Path | None, recipe_path: Path | None, save: Path | None, as_json: bool
+    inputs: tuple[str, ...],
+    geometry: Path | str | None,
+    recipe_path: Path | None,
+    save: Path | None,
+    tune: bool,
+    as_json: bool,
+    **tuning: Any,
 ) -> None:
-    """Find peaks and hits only.
+    """Find peaks and hits only; or tune the search.
 
     INPUT is a file, a glob, a directory or a .lst list of frames.
 
     \b
-    Example:
+    Examples:
       sfxlab peaks data.cxi -g data.geom --save peaks.cxi
+      sfxlab peaks data.cxi -g data.geom -p my.cell --tune -o tuned.toml --png map.png
     """
     from sfxlab.interop.cxi_peaks import write_peaks
     from sfxlab.recipe import Recipe
 
     recipe = Recipe.read(recipe_path) if recipe_path else Recipe()
+    if tune:
+        if save is not None:
+            raise click.UsageError("--save and --tune exclude each other")
+        tune_peaks(_open(inputs, geometry), recipe, as_json=as_json, **tuning)
+        return
+    refuse_without_tune(tuning)
     if save is not None:
         check_output(save)
     source = _open(inputs, geometry)
-    results = _search(source, recipe.without_cell())
+    results = _search(source, recipe.without_indexing())
     if save is not None:
         write_peaks(save, results, source.detector)
     hits = sum(result.status == "hit" for result in results)
@@ -241,12 +282,21 @@ def peaks_command(
 
 
 def _search(source: FrameSource, recipe: Recipe) -> list[FrameResult]:
-    """Results of all frames, in this process, with a bar."""
+    """Results of all frames, in this process, with a bar; bad pixels are learned first, as in a run."""
+    from sfxlab.bad_pixels import learned_before, with_learned_mask
+    from sfxlab.learning import learn_bad_pixels
     from sfxlab.processing import process_one
 
     results = []
-    with progress_bar("peaks") as report:
-        for number in range(len(source)):
-            results.append(process_one(source, number, number, recipe))
-            report(number + 1, len(source))
+    with TemporaryDirectory() as folder:
+        if recipe.bad_pixels.learn and not learned_before(source):
+            with progress_bar("learning bad pixels") as report:
+                learned = learn_bad_pixels(source, recipe.bad_pixels, progress=report)
+            if learned is not None:
+                learned.save(Path(folder, "mask.h5"))
+        frames = with_learned_mask(source, Path(folder, "mask.h5"))
+        with progress_bar("peaks") as report:
+            for number in range(len(source)):
+                results.append(process_one(frames, number, number, recipe))
+                report(number + 1, len(source))
     return results

@@ -1,28 +1,38 @@
-"""`process` and `cells`: runs."""
+"""`process`: runs."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sfxlab.cli.output import PATH, check_output, fixed, json_option, print_facts, print_json, print_table
-from sfxlab.errors import CellError
+from sfxlab.cli.output import (
+    PATH,
+    PATH_OR_ADDRESS,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
-    from sfxlab.crystal.distribution import CellDistribution
+    from distributed import Client
+
+    from sfxlab.crystal import UnitCell
+    from sfxlab.frames import FrameSource
     from sfxlab.recipe import Recipe
     from sfxlab.store import Run
 
 
 @click.command("process")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-g", "--geometry", type=PATH, help="CrystFEL geometry file.")
-@click.option("-p", "--cell", "cell_path", type=PATH, help="Unit cell: .cell, PDB or MTZ.")
+@click.option("-g", "--geometry", type=PATH_OR_ADDRESS, help="CrystFEL geometry file.")
+@click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Unit cell: .cell, PDB or MTZ.")
+@click.option("--find-cell", is_flag=True, help="Find the unit cell first, from a sample of the frames.")
 @click.option("--recipe", "recipe_path", type=PATH, help="Parameters, TOML.")
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the run.")
 @click.option("--cluster", default="local", show_default=True, help="local, or tcp://HOST:PORT of a Dask scheduler.")
@@ -32,8 +42,9 @@ if TYPE_CHECKING:
 @json_option
 def process_command(
     inputs: tuple[str, ...],
-    geometry: Path | None,
-    cell_path: Path | None,
+    geometry: Path | str | None,
+    cell_path: Path | str | None,
+    find_cell: bool,
     recipe_path: Path | None,
     output: Path,
     cluster: str,
@@ -44,11 +55,13 @@ def process_command(
 ) -> None:
     """Find hits, index and integrate them, and write a run.
 
-    INPUT is a file, a glob, a directory or a .lst list of frames.
+    INPUT is a file, a glob, a directory or a .lst list of frames. Without a unit cell each lattice is indexed by
+    itself, in its reduced cell; 'sfxlab cells' says which cell they share.
 
     \b
     Examples:
       sfxlab process data.cxi -g data.geom -p lysozyme.cell -o run1
+      sfxlab process data.cxi -g data.geom --find-cell -o run1
       sfxlab process 'r0042/*.h5' -g jf.geom -p my.cell -o run2 --workers 8
     """
     from sfxlab.cluster import connect
@@ -57,6 +70,8 @@ def process_command(
     from sfxlab.store import Run
 
     recipe = _recipe(recipe_path, cell_path)
+    if find_cell and recipe.cell is not None:
+        raise click.UsageError("--find-cell is for frames without a unit cell; one is given already.")
     if not resume:
         Run.require_absent(output)
     frames = open_frames(inputs, geometry)
@@ -64,11 +79,10 @@ def process_command(
         "resume": resume, "chunk_size": chunk_size, "inputs": inputs, "command": sys.argv,
     }  # fmt: skip
     try:
-        if cluster == "local" and workers == 0:
-            run = process(frames, recipe, None, output, **options)
-        else:
-            with connect(cluster, workers) as client:
-                run = process(frames, recipe, client, output, **options)
+        with nullcontext() if cluster == "local" and workers == 0 else connect(cluster, workers) as client:
+            if find_cell:
+                recipe = recipe.with_cell(_found_cell(frames, recipe, client, output))
+            run = process(frames, recipe, client, output, **options)
     except KeyboardInterrupt:
         if not output.exists():
             raise
@@ -78,7 +92,21 @@ def process_command(
     print_json(run_values(run)) if as_json else print_run(run)
 
 
-def _recipe(recipe_path: Path | None, cell_path: Path | None) -> Recipe:
+def _found_cell(frames: FrameSource, recipe: Recipe, client: Client | None, output: Path) -> UnitCell:
+    """The cell that a sample of the frames shares; for a run that is there already, the one found then."""
+    from sfxlab.cell_search import find_cell_of_frames
+    from sfxlab.store import Run
+
+    if output.exists():
+        known = Run(output).recipe.cell
+        if known is not None:
+            return known
+    best = find_cell_of_frames(frames, recipe, client, output.absolute().parent)[0]
+    click.echo(f"cell found: {best}", err=True)
+    return best.cell
+
+
+def _recipe(recipe_path: Path | None, cell_path: Path | str | None) -> Recipe:
     from sfxlab.crystal import read_cell
     from sfxlab.recipe import Recipe
 
@@ -101,63 +129,3 @@ def print_run(run: Run) -> None:
     reasons = run.reasons()
     if reasons:
         print_table(("frames", "why not"), [(n, reason) for reason, n in reasons.items()], text=("why not",))
-
-
-@click.command("cells")
-@click.argument("run_path", metavar="RUN", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Write the mean cell as a .cell file.")
-@json_option
-def cells_command(run_path: Path, output: Path | None, as_json: bool) -> None:
-    """Statistics of the unit cells of a run.
-
-    \b
-    Example:
-      sfxlab cells run1 -o better.cell
-    """
-    from sfxlab.crystal import write_cell
-    from sfxlab.crystal.distribution import PARAMETERS
-    from sfxlab.store import Run
-
-    if output is not None:
-        check_output(output)
-    groups = _cell_groups(Run(run_path))
-    if output is not None:
-        write_cell(groups[0].cell, output)
-    if as_json:
-        print_json([
-            {
-                "lattice_type": group.cell.lattice_type, "centring": group.cell.centring, "crystals": group.n_crystals,
-                "typical": group.n_typical, "mean": group.cell.parameters, "median": group.median,
-                "deviation": group.deviation,
-            }
-            for group in groups
-        ])  # fmt: skip
-        return
-    for group in groups:
-        kind = f"{group.cell.lattice_type} {group.cell.centring}"
-        title = f"{kind}: {group.n_crystals} crystals, {group.n_typical} of them typical"
-        rows = [
-            (name, *(fixed(value, 3) for value in values))
-            for name, *values in zip(PARAMETERS, group.cell.parameters, group.median, group.deviation, strict=True)
-        ]
-        print_table(("", "mean", "median", "deviation"), rows, title)
-
-
-def _cell_groups(run: Run) -> list[CellDistribution]:
-    """Distributions of the cells by lattice type, centring and unique axis, the most frequent first."""
-    import numpy as np
-
-    from sfxlab.crystal import UnitCell
-    from sfxlab.crystal.distribution import PARAMETERS, cell_distribution
-
-    crystals = run.crystals.to_pydict()
-    kinds = list(zip(crystals["lattice_type"], crystals["centring"], crystals["unique_axis"], strict=True))
-    if not kinds:
-        raise CellError("no crystal in this run", path=run.path, remedy="see why: sfxlab report RUN -o report.html")
-    parameters = np.array([crystals[name] for name in PARAMETERS]).T
-    groups = []
-    for kind, _ in Counter(kinds).most_common():
-        of_kind = parameters[[other == kind for other in kinds]]
-        a, b, c, alpha, beta, gamma = of_kind[0].tolist()
-        groups.append(cell_distribution(of_kind, UnitCell(a, b, c, alpha, beta, gamma, *kind)))
-    return groups

@@ -10,6 +10,7 @@ from typing import Any
 
 import gemmi
 import h5py
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -20,7 +21,22 @@ from sfxlab.merging import read_merged
 from sfxlab.store import Run
 
 Sfxlab = Callable[..., Result]
-COMMANDS = ("simulate", "show", "peaks", "process", "cells", "merge", "stats", "export", "import", "report", "lab")
+COMMANDS = (
+    "simulate",
+    "show",
+    "peaks",
+    "recipe",
+    "process",
+    "watch",
+    "cells",
+    "mask",
+    "merge",
+    "stats",
+    "export",
+    "import",
+    "report",
+    "lab",
+)
 
 
 @pytest.fixture
@@ -71,6 +87,29 @@ def test_show_says_what_is_in_a_file(sfxlab: Sfxlab, told: Callable[..., Any], e
     text = sfxlab("show", *frames_of(example)).stdout
     assert f"photon energy  {low:.1f} to {high:.1f} eV\n" in text
     assert f"first frame    {example / 'frames.cxi'} //0\n" in text
+
+
+def test_show_says_from_which_values_on_pixels_are_saturated(
+    sfxlab: Sfxlab, told: Callable[..., Any], make_cxi: Callable[..., Path], two_panels: str, tmp_path: Path
+) -> None:
+    frames, geometry = make_cxi(), tmp_path / "a.geom"
+    geometry.write_text(two_panels)
+    assert "saturation" not in sfxlab("show", frames, "-g", geometry).stdout
+    geometry.write_text(f"max_adu = 60000\n{two_panels}")
+    assert "saturation     from 60000 ADU on\n" in sfxlab("show", frames, "-g", geometry).stdout
+    limits = np.full((8, 6), 100.0)
+    limits[0, 0] = 70000
+    with h5py.File(tmp_path / "sat.h5", "w") as file:
+        file["sat"] = limits
+    lines = "max_adu = 60000\nsaturation_map = /sat\nsaturation_map_file = sat.h5\n"
+    geometry.write_text(lines + two_panels)
+    expected = f"saturation     from 100 to 60000 ADU on (/sat of {tmp_path / 'sat.h5'})\n"
+    assert expected in sfxlab("show", frames, "-g", geometry).stdout
+    geometry.write_text(f"{two_panels}left/saturation_map = /sat\nleft/saturation_map_file = sat.h5\n")
+    assert "from 100 ADU on, of some pixels never (/sat of" in sfxlab("show", frames, "-g", geometry).stdout
+    geometry.write_text(lines + two_panels)
+    values = told("show", frames, "-g", geometry)
+    assert (values["saturation"], values["saturation_map"]) == ([100, 60000], f"/sat of {tmp_path / 'sat.h5'}")
 
 
 def test_show_says_what_is_in_a_run_and_draws_its_first_hit(
@@ -138,10 +177,12 @@ def test_process_takes_recipe_list_and_cell(told: Callable[..., Any], example: P
 
 
 def test_process_says_why_hits_are_not_indexed(sfxlab: Sfxlab, example: Path, tmp_path: Path) -> None:
-    text = sfxlab("process", *frames_of(example), "-o", tmp_path / "run", "--workers", 0).stdout
+    recipe = tmp_path / "hits.toml"
+    recipe.write_text("[indexing]\nenabled = false\n")
+    text = sfxlab("process", *frames_of(example), "--recipe", recipe, "-o", tmp_path / "run", "--workers", 0).stdout
     hits = Run(example / "run").counts.hits
-    assert "indexed   0 (0.0% of hits)\n" in text
-    assert f"{hits:6}  no unit cell given\n" in text
+    assert "indexed 0 (0.0% of hits)" in " ".join(text.split())
+    assert f"{hits:6}  indexing is switched off\n" in text
 
 
 def test_cells_writes_the_mean_cell(sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ SFXLAB = str(Path(sys.executable).with_name("sfxlab"))
 
 
 def rows_of(run: Run, times: int = 1) -> list[str]:
-    """All that two runs of the same frames have in common, repeated; representations, because NaN differs from NaN."""
-    tables = [run.table(name).to_pylist() * times for name in SCHEMAS if name != "timings"]
+    """All that two runs of the same frames have in common, repeated; representations, because NaN differs from NaN.
+
+    Radial averages are sums over chunks, and chunks may be others.
+    """
+    tables = [run.table(name).to_pylist() * times for name in SCHEMAS if name not in ("timings", "radial")]
     return [repr(row | {"frame": row["frame"] % 16}) for table in tables for row in table]
 
 
