@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -33,6 +35,18 @@ def refused(sfxlab: Sfxlab) -> Callable[..., str]:
         assert "Error: " in result.stderr
         assert "Traceback" not in result.stderr
         return result.stderr
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def told(sfxlab: Sfxlab) -> Callable[..., Any]:
+    """`told("stats", path)`: what the command says with `--json`, which is all of its standard output."""
+
+    def call(*arguments: object) -> Any:
+        result = sfxlab(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
 
     return call
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ COMMANDS = (
     "process",
     "watch",
     "cells",
+    "decoys",
     "mask",
     "merge",
     "stats",
@@ -37,18 +37,6 @@ COMMANDS = (
     "report",
     "lab",
 )
-
-
-@pytest.fixture
-def told(sfxlab: Sfxlab) -> Callable[..., Any]:
-    """`told("stats", path)`: what the command says with `--json`, which is all of its standard output."""
-
-    def call(*arguments: object) -> Any:
-        result = sfxlab(*arguments, "--json")
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    return call
 
 
 def frames_of(example: Path) -> tuple[object, ...]:
