@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -54,6 +55,7 @@ def main(shared: Path, quick: bool) -> None:
     console.print(speed_table((1, 4) if quick else (1, 4, 16), 4 if quick else 12))
     console.print(f"{os.cpu_count()} cores, {load}, after {os.getloadavg()[0]:.2f}")
     console.print(quality_table(shared, quick))
+    console.print(parity_table(shared))
     console.print(robustness_table(24 if quick else 120))
 
 
@@ -203,6 +205,34 @@ def crystfel_peaks(path: Path, frames: sfxlab.frames.FrameSource) -> Found:
     for result in read_stream(path).results():
         found[events[result.id.event]] = as_found(result.peaks)
     return found
+
+
+def parity_table(shared: Path) -> Table:
+    """The method `peakfinder8` with the parameters of CrystFEL's command, against CrystFEL's peaks."""
+    table = Table("frames", "CrystFEL's peaks", "ours", "found / %", "ours in CrystFEL's / %", title="peakfinder8")
+    for name, file in (("lyso", "lyso.cxi"), ("psii", "psii.h5")):
+        folder = shared / name
+        if not folder.is_dir():
+            continue
+        frames = sfxlab.open_frames(folder / file, folder / f"{name}.geom")
+        path = folder / "reference" / "peaks.stream.gz"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sfxlab.errors.SfxlabWarning)  # its indexing options are not ours
+            recipe = sfxlab.recipe_from_indexamajig(read_stream(path).command)
+        theirs = [centres for _, centres, _ in crystfel_peaks(path, frames)]
+        ours = [as_found(sfxlab.find_peaks(frame, recipe))[1] for frame in frames]
+        n_theirs, n_ours = sum(map(len, theirs)), sum(map(len, ours))
+        found = sum(map(common, theirs, ours)) / n_theirs
+        in_theirs = sum(map(common, ours, theirs)) / n_ours
+        table.add_row(name, str(n_theirs), str(n_ours), f"{found:.2%}", f"{in_theirs:.2%}")
+    return table
+
+
+def common(peaks: NDArray[np.float64], others: NDArray[np.float64]) -> int:
+    """How many peaks have another within half a pixel."""
+    if len(peaks) == 0 or len(others) == 0:
+        return 0
+    return int((cKDTree(others).query(peaks)[0] <= 0.5).sum())
 
 
 def robustness_table(frames: int) -> Table:
