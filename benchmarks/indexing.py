@@ -34,7 +34,7 @@ Stills = Iterator[tuple[NDArray[np.float64], list[NDArray[np.float64]]]]
 
 def main(shared: Path) -> None:
     """Print the tables."""
-    Console().print(known_cell_table(shared))
+    Console(width=150).print(known_cell_table(shared))
     table = Table(title="without a known cell", title_justify="left")
     for column in ("data", "lattices", "right", "false", "ms a hit (median)", "angle / ° (median)", "cell found"):
         table.add_column(column, justify="right")
@@ -49,7 +49,7 @@ def main(shared: Path) -> None:
     for finder in ("local", "peakfinder8", "radial"):
         if lists.is_dir():
             table.add_row(f"spot lists, {finder}", *scores(spot_lists(lists / "spots.h5", finder), 0.5))
-    Console().print(table)
+    Console(width=150).print(table)
 
 
 def scores(stills: Stills, largest_angle: float) -> tuple[str, ...]:
