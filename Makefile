@@ -22,7 +22,7 @@ demo: $(BIN)/.installed ## simulate, process and merge a data set with known tru
 	$(BIN)/python -m sfxlab.demo $(DEMO)
 
 test: check ## lint, types, import contract, tests and notebooks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 	$(BIN)/python -m pytest --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 
 check: $(BIN)/.installed ## lint, types, import contract
