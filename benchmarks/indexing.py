@@ -17,7 +17,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from known_cell import known_cell_table
+from known_cell import LATTICES, generated, known_cell_table, random_cell
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -49,7 +49,47 @@ def main(shared: Path) -> None:
     for finder in ("local", "peakfinder8", "radial"):
         if lists.is_dir():
             table.add_row(f"spot lists, {finder}", *scores(spot_lists(lists / "spots.h5", finder), 0.5))
+    for axes in ((25, 60), (60, 120), (120, 200), (200, 300)):
+        *numbers, _ = scores(random_cells(axes, 4), 1.0)
+        table.add_row(f"14 lattices, axes of {axes[0]}-{axes[1]} Å", *numbers, "")
     Console(width=150).print(table)
+    Console(width=150).print(conventional_cells_table(3, 40))
+
+
+def conventional_cells_table(n_cells: int, n_frames: int) -> Table:
+    """How many of some random cells of each Bravais lattice are found, with their symmetry, from some frames each."""
+    table = Table(title=f"cells found from {n_frames} frames each", title_justify="left")
+    for column in ("lattice", "right", "wrong"):
+        table.add_column(column)
+    rng, recipe = np.random.default_rng(1), sfxlab.Recipe().indexing
+    for kind, centring in LATTICES:
+        right, wrong = 0, ""
+        for _ in range(n_cells):
+            cell = random_cell(rng, kind, centring, (30, 250))
+            found = [
+                lattice
+                for _ in range(n_frames)
+                for lattice in index_without_cell(
+                    generated(rng, kind, centring, (15, 200), cell=cell)[0], recipe
+                ).lattices
+            ]
+            found.sort(key=lambda lattice: lattice.log10_p)
+            best = cell_clusters(np.array([np.linalg.inv(lattice.basis) for lattice in found]))[0].cell
+            same_kind = (best.lattice_type, best.centring) == (kind, centring)
+            if same_kind and abs(best.volume / cell.volume - 1) < 0.02:
+                right += 1
+            else:
+                wrong += f"{cell} as {best} "
+        table.add_row(f"{kind} {centring}", f"{right} of {n_cells}", wrong)
+    return table
+
+
+def random_cells(axes: tuple[float, float], n_frames: int) -> Stills:
+    """Stills of 15 to 300 spots, each of a random cell, some of each of the 14 Bravais lattices."""
+    rng = np.random.default_rng(round(axes[0]))
+    for kind in LATTICES * n_frames:
+        q, true, cell, _ = generated(rng, *kind, (15, 300), axes=axes)
+        yield q, [basis @ np.linalg.inv(cell.primitive_transform) for basis in true]
 
 
 def scores(stills: Stills, largest_angle: float) -> tuple[str, ...]:

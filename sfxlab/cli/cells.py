@@ -73,11 +73,12 @@ def _print_proposal(proposal: CellProposal) -> None:
         (
             f"{e.symmetry.cell.lattice_type} {e.symmetry.cell.centring}", "yes" if e.accepted else "no",
             fixed(e.symmetry.obliquity, 2), fixed(100 * e.strain, 2), fixed(100 * e.scatter, 2),
+            fixed(e.chance, 3),
             *(fixed(x, 2) for x in e.symmetry.cell.parameters),
         )
         for e in proposal.symmetries
     ]  # fmt: skip
-    columns = ("symmetry", "taken", "obliquity / °", "strain / %", "scatter / %", "a", "b", "c", "α", "β", "γ")
+    columns = ("symmetry", "taken", "obliquity / °", "strain / %", "scatter / %", "chance", *"abcαβγ")
     print_table(columns, rows, text=("symmetry", "taken"))
 
 
@@ -98,7 +99,7 @@ def _proposal_values(proposal: CellProposal) -> dict[str, Any]:
             {
                 "lattice_type": e.symmetry.cell.lattice_type, "centring": e.symmetry.cell.centring,
                 "cell": e.symmetry.cell.parameters, "obliquity": e.symmetry.obliquity, "strain": e.strain,
-                "scatter": e.scatter, "accepted": e.accepted,
+                "scatter": e.scatter, "chance": e.chance, "accepted": e.accepted,
             }
             for e in proposal.symmetries
         ],

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from sfxlab.crystal.cell import UnitCell, parameters_of
 from sfxlab.crystal.lattice_symmetry import LatticeSymmetry, averaged, lattice_symmetries, niggli_basis
@@ -26,6 +27,8 @@ SIGNIFICANT = 2.5
 Equal axes are never found equal, and the reduced cell sorts them by length: the mean of |x| is 0.8 of the deviation of
 x, and 1.3 times its own.
 """
+MOST_CHANCE = 1e-3
+"""A symmetry is broken, too, where its own chance of as few lattices near it is less than this."""
 SYSTEMATIC = 4e-3
 """Strain that an error of the detector's geometry may give to all crystals of one orientation alike."""
 
@@ -39,6 +42,8 @@ class SymmetryEvidence:
     """Mean strain that the symmetry takes away, given the symmetry below it."""
     scatter: float
     """Scatter of single frames in the same strain, at least what errors of the geometry may leave of it."""
+    chance: float
+    """Probability that as few lattices would be near the symmetry if they had it."""
     accepted: bool
 
 
@@ -183,15 +188,30 @@ def _symmetries(
     """Symmetries of the mean lattice (rows, Å, Niggli-reduced), judged by the metrics of its members, (n, 3, 3)."""
     found = list(lattice_symmetries(centre, MAX_OBLIQUITY))
     inverse = np.linalg.inv(centre)
-    evidence = [SymmetryEvidence(found[0], 0.0, 0.0, True)]
+    evidence = [SymmetryEvidence(found[0], 0.0, 0.0, 1.0, True)]
     for lower, higher in pairwise(found):
         # What the higher symmetry takes away from what the lower one leaves.
         broken = averaged(metrics, lower.group) - averaged(metrics, higher.group)
         strains = 0.5 * inverse @ broken @ inverse.T
         mean = np.median(strains, axis=0)
         scatter = 1.4826 * float(np.median(np.sqrt(((strains - mean) ** 2).sum(axis=(1, 2)))))
-        scatter = max(scatter, SYSTEMATIC / np.sqrt(n_orientations))
+        systematic = float(SYSTEMATIC / np.sqrt(n_orientations))
         strain = float(np.sqrt((mean**2).sum()))
-        accepted = evidence[-1].accepted and strain < SIGNIFICANT * scatter
-        evidence.append(SymmetryEvidence(higher, strain, scatter, accepted))
+        chance = 1.0
+        if len(higher.group) == 2 * len(lower.group) and strain > SIGNIFICANT * systematic:
+            chance = _chance_of_symmetry((strains * mean).sum(axis=(1, 2)))
+        scatter = max(scatter, systematic)
+        accepted = evidence[-1].accepted and strain < SIGNIFICANT * scatter and chance > MOST_CHANCE
+        evidence.append(SymmetryEvidence(higher, strain, scatter, chance, accepted))
     return tuple(evidence)
+
+
+def _chance_of_symmetry(strains: NDArray[np.float64]) -> float:
+    """Probability of as few lattices near a symmetry as there are, if it holds, from strains along their mean, (n,).
+
+    Each lattice was turned so that its strain is rather positive. Where the symmetry holds, strains of both signs were
+    equally frequent and small ones more so than large ones, so that of those up to the median at least half are up to
+    half of it; where it does not, lattices gather about the mean and leave a gap at 0. Many lattices tell the two
+    apart even where single ones scatter nearly as much as the mean.
+    """
+    return float(binom.cdf(np.count_nonzero(strains < np.median(strains) / 2), len(strains), 0.25))

@@ -39,6 +39,9 @@ class Crystal:
     rms_residual: float = math.nan
     """Root mean square distance between these peaks and their predicted positions, pixels."""
 
+    mosaicity: float = 0.0
+    """η: the nodes grow with the distance from the origin, their radius being `profile_radius` + η|q|."""
+
     @property
     def real_basis(self) -> NDArray[np.float64]:
         """Rows a, b, c in the laboratory frame, (3, 3), Å: hkl = real_basis @ q."""

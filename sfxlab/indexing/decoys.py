@@ -36,7 +36,8 @@ def scrambled(q: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Peaks (n, 3), 1/Å, each turned about the beam (z) by an angle of its own.
 
     Their number and resolutions stay and so does the Ewald sphere they lie on; lattices go. The same seed, the same
-    angles.
+    angles. Decoys are indexed as often as random peaks are. Crystals of another cell than the one that is given fit by
+    accident more often; decoys say nothing about them.
     """
     angle = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(q))
     cosine, sine = np.cos(angle), np.sin(angle)

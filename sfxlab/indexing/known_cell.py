@@ -5,30 +5,32 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc, gammaln
+from scipy.special import bdtrc
 
 from sfxlab.indexing import fit_kernels
-from sfxlab.indexing.known_cell_kernels import find_lattice
+from sfxlab.indexing.assignment import Assignment, assign
+from sfxlab.indexing.coincidence import is_suspect, turned_ones
+from sfxlab.indexing.known_cell_kernels import FIRST_SHELL, mean_reach
 from sfxlab.indexing.reasons import Reason
-from sfxlab.indexing.search_kernels import hemisphere
+from sfxlab.indexing.search import ENOUGH, compile_search, find_lattice, log_factorials
+from sfxlab.indexing.significance import log10_chance
 from sfxlab.indexing.target import Target
 from sfxlab.recipe import IndexingRecipe
 
-SCAN_PEAKS = 60
-"""Innermost peaks that directions and rotations are tried on."""
-LEAST_SCANNED = 15
-"""At least so many of them, even where their resolution asks for more directions than are tried."""
-DIRECTIONS = (2_000, 4_000, 8_000, 16_000, 32_000)
-LOOSE_REACH = 8.0
-"""Where the cell may be wrong, whole numbers up to this are trusted."""
 CLAIM = 0.25
 """A peak belongs to a lattice where all its indices are this close to whole numbers."""
 CLAIM_SCATTER = 6.0
 """And where it is no further from its node along the Ewald sphere than so many standard deviations."""
+REFUSALS = 3
+"""Lattices that fit better than by chance, but are not to be believed: after so many more a frame is given up.
+
+Where no lattice was found in more peaks than are searched, at once: a further search would see the same peaks again.
+"""
+LEAST_SHOWN, TELLING_PEAKS = 0.3, 6
+"""Peaks say how well a lattice suits along an axis where so much of an error shows; fewer than so many say nothing."""
 MAX_LAYER_CHANCE = 1e-5
 """Peaks gather on few layers of a lattice where it is less likely than this by chance."""
 
@@ -62,69 +64,92 @@ def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> Ind
     suits best. The result depends on nothing but the arguments, as long as the time limit is not reached.
     """
     order = np.argsort(np.linalg.norm(q, axis=1), kind="stable")
-    q = np.ascontiguousarray(q, dtype=np.float64)
-    beam = fit_kernels.beam_of(q.T)
-    bases: list[NDArray[np.float64]] = []
+    peaks = np.ascontiguousarray(q[order].T, dtype=np.float64)
+    beam = fit_kernels.beam_of(peaks)
+    shares = Assignment.of_none(len(q))
     chances: list[float] = []
-    remaining, reason = order, ""
-    started = time.monotonic()
-    while len(bases) < recipe.max_lattices:
-        if time.monotonic() - started > recipe.time_limit:
-            # The work of a search is bounded by counts, so that this is for machines that stand still.
-            reason = Reason.TIME_LIMIT.because(f"{recipe.time_limit:g} s, {len(bases)} lattices found until then")
+    refused: list[NDArray[np.float64]] = []
+    reason = ""
+    compile_search()
+    assign(np.empty((3, 0)), beam, np.empty((0, 3, 3)), target.basis, recipe.min_peaks)  # compiled at first use
+    deadline = time.monotonic() + recipe.time_limit
+    while len(chances) < recipe.max_lattices and len(refused) <= REFUSALS:
+        left = np.ascontiguousarray(peaks[:, shares.owner < 0])
+        if time.monotonic() > deadline:
+            reason = Reason.TIME_LIMIT.because(f"{recipe.time_limit:g} s, {len(chances)} lattices found until then")
             break
-        if len(remaining) < recipe.min_peaks:
-            reason = Reason.TOO_FEW_PEAKS.because(f"{len(remaining)}, at least {recipe.min_peaks} needed")
+        if left.shape[1] < recipe.min_peaks:
+            reason = reason or Reason.TOO_FEW_PEAKS.because(f"{len(q)}, at least {recipe.min_peaks} needed")
             break
-        used = np.ascontiguousarray(q[remaining[: recipe.max_peaks]].T)
-        known = np.array(bases).reshape(-1, 3, 3)
-        basis, log10_p = _find(used, beam, known, target)
-        basis = _fit_all(q[remaining], beam, basis, recipe.max_peaks, target)
-        reason = _objection(q[remaining], beam, basis, log10_p, target, recipe)
-        if reason and log10_p < recipe.max_log10_p and not bases:
-            # Some of the peaks fit far better than by chance: the cell may be a little wrong.
-            other, other_p = _find(used, beam, known, target, only_loose=True)
-            other = _fit_all(q[remaining], beam, other, recipe.max_peaks, target)
-            if not _objection(q[remaining], beam, other, other_p, target, recipe):
-                basis, log10_p, reason = other, other_p, ""
-        if reason:
+        known = np.concatenate([shares.bases, np.array(refused).reshape(-1, 3, 3)])
+        basis, log10_p, against = _next_lattice(left, beam, known, target, recipe, deadline, may_be_wrong=not chances)
+        reason = reason or against
+        if against and log10_p > min(recipe.max_log10_p, ENOUGH) and time.monotonic() <= deadline:
             break
-        bases.append(basis)
-        chances.append(log10_p)
-        remaining = remaining[~_claimed(q[remaining], beam, basis)]
-    lattices = _shared_out(q, beam, bases, chances, target, recipe)
+        if not against:
+            proposed = np.concatenate([shares.bases, basis[None]])
+            shares = assign(peaks, beam, proposed, target.basis, recipe.min_peaks)
+            chances = [[*chances, log10_p][i] for i in shares.kept]
+        if against or len(shares.kept) < len(proposed):
+            refused.append(basis)
+        if against and not chances and left.shape[1] > recipe.max_peaks:
+            break
+    lattices = tuple(
+        Lattice(
+            target.conventional(_setting(basis, target)), np.sort(order[shares.owner == i]), chances[i], shares.rms(i)
+        )
+        for i, basis in enumerate(shares.bases)
+    )
     return IndexingResult(lattices, "" if lattices else reason)
 
 
-def _find(
+def _next_lattice(
     q: NDArray[np.float64],
     beam: NDArray[np.float64],
     known: NDArray[np.float64],
     target: Target,
+    recipe: IndexingRecipe,
+    deadline: float,
     *,
-    only_loose: bool = False,
+    may_be_wrong: bool,
+) -> tuple[NDArray[np.float64], float, str]:
+    """The best lattice in peaks (3, n), log10 of chance, and why it is not to be believed, if so.
+
+    The cell that is looked for `may_be_wrong` by some per cent.
+    """
+    used, rows = np.ascontiguousarray(q[:, : recipe.max_peaks]), np.ascontiguousarray(q.T)
+    basis, log10_p = find_lattice(used, beam, known, target, deadline=deadline)
+    if log10_p < recipe.max_log10_p:
+        basis, log10_p = _unturned(used, beam, basis, log10_p, target)
+        basis = _fit_all(rows, beam, basis, recipe.max_peaks, target)
+    against = objection(rows, beam, basis, log10_p, target, recipe)
+    if against and log10_p < ENOUGH and may_be_wrong:
+        # Some of the peaks fit far better than by chance, and the search may not have come to loose cells.
+        other, other_p = find_lattice(used, beam, known, target, deadline=deadline, only_loose=True)
+        other = _fit_all(rows, beam, other, recipe.max_peaks, target)
+        if not objection(rows, beam, other, other_p, target, recipe):
+            return other, other_p, ""
+    return basis, log10_p, against
+
+
+def _unturned(
+    q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64], log10_p: float, target: Target
 ) -> tuple[NDArray[np.float64], float]:
-    """The lattice that peaks (3, n), from low resolution to high, are least likely to suit by chance; log10 of that."""
-    reach = np.linalg.norm(q, axis=0)
-    lengths = target.lengths
-    most = math.sqrt(DIRECTIONS[-1] / 39.0)
-    n_scans, directions, n_angles = [], [], []
-    for length in lengths:
-        n_scan = min(len(reach), SCAN_PEAKS, max(LEAST_SCANNED, int(np.searchsorted(reach, most / length))))
-        n_scans.append(n_scan)
-        directions.append(_directions(reach[n_scan - 1] * length))
-        n_angles.append(int(np.clip(2 * math.pi * reach[n_scan - 1] * lengths.max() / 0.35, 180, 1440)))
-    axes, spans, both = _axes(target)
-    n_angles = [max(12, int(n * span / (2 * math.pi))) for n, span in zip(n_angles, spans, strict=True)]
-    n_loose = min(n_scans[0], max(LEAST_SCANNED, int(np.searchsorted(reach, LOOSE_REACH / lengths.max()))))
-    loose = _directions(reach[n_loose - 1] * lengths[0])
-    nodes = target.nodes
-    basis, log10_p = find_lattice(
-        q, beam, known, target.basis, len(target.rotations), nodes.positions, nodes.lengths, nodes.representatives,
-        axes, (directions[0], directions[1], directions[2]), np.array(n_scans), np.array(n_angles), spans, both,
-        loose, n_loose, only_loose, _factorials(q.shape[1]),
-    )  # fmt: skip
-    return basis, float(log10_p)
+    """The lattice that peaks (3, n) suit best of this one and those that it shares nodes with; log10 of chance."""
+    work, factorials, n_rotations = np.empty_like(q), log_factorials(q.shape[1]), len(target.rotations)
+    fit_kernels.misfits(q, beam, basis, work)
+    _, along, across = log10_chance(work, target.volume, mean_reach(q), n_rotations, True, factorials)
+    closely = (work[0] < along) & (work[1] < across) & (work[2] < CLAIM)
+    hkl = np.rint(basis @ q[:, closely]).T
+    if len(hkl) == 0 or not is_suspect(hkl):
+        return basis, log10_p
+    for change in turned_ones(hkl, target.coincidences):
+        other = fit_kernels.fit_growing(q, beam, change @ basis, target.basis, FIRST_SHELL, work)
+        fit_kernels.misfits(q, beam, other, work)
+        other_p, _, _ = log10_chance(work, target.volume, mean_reach(q), n_rotations, True, factorials)
+        if other_p < log10_p:
+            basis, log10_p = other, float(other_p)
+    return basis, log10_p
 
 
 def _fit_all(
@@ -135,38 +160,6 @@ def _fit_all(
         return basis
     peaks = np.ascontiguousarray(q.T)
     return fit_kernels.fit_growing(peaks, beam, basis, target.basis, n_used, np.empty_like(peaks))
-
-
-def _axes(target: Target) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Axes worth a search, no two the same by symmetry; of all three the rotations about them that change nothing,
-    radians, and whether their ends differ.
-    """
-    axes: list[int] = []
-    spans, both = np.empty(3), np.empty(3, dtype=np.bool_)
-    for axis, unit in enumerate(np.eye(3)):
-        images = target.rotations[:, axis]
-        spans[axis] = 2 * math.pi / np.count_nonzero(np.all(images == unit, axis=1))
-        both[axis] = not np.any(np.all(images == -unit, axis=1))
-        if not any(np.any(np.all(np.abs(target.rotations[:, other]) == unit, axis=1)) for other in axes):
-            axes.append(axis)
-    return np.array(axes), spans, both
-
-
-def _directions(periods: float) -> NDArray[np.float32]:
-    """Directions close enough for a vector that `periods` nodes fit on, within the resolution of the peaks."""
-    wanted = 39.0 * periods**2
-    return _hemisphere(next((n for n in DIRECTIONS if n >= wanted), DIRECTIONS[-1]))
-
-
-@lru_cache(maxsize=len(DIRECTIONS))
-def _hemisphere(n: int) -> NDArray[np.float32]:
-    return hemisphere(n)
-
-
-@lru_cache(maxsize=256)
-def _factorials(n: int) -> NDArray[np.float64]:
-    """Logarithms of the factorials of 0 to n."""
-    return np.asarray(gammaln(np.arange(n + 1) + 1.0))
 
 
 def _misfits(q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -182,7 +175,7 @@ def _claimed(q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[n
     return np.asarray((misfit[2] < CLAIM) & (misfit[0] < limit))
 
 
-def _objection(
+def objection(
     q: NDArray[np.float64],
     beam: NDArray[np.float64],
     basis: NDArray[np.float64],
@@ -209,7 +202,7 @@ def _objection(
         return Reason.WRONG_CELL.because(
             f"nearly all of the {n} peaks explained are on every {layers}th layer of an axis"
         )
-    lengths, angles = target.deviation(basis)
+    lengths, angles = target.deviation(_setting(basis, target))
     if np.abs(lengths).max() > recipe.length_tolerance or np.abs(angles).max() > recipe.angle_tolerance:
         return Reason.WRONG_CELL.because(
             f"the best lattice is {100 * np.abs(lengths).max():.1f} % and "
@@ -228,9 +221,13 @@ def _closeness(q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray
     misfit = (indices - np.rint(indices)) @ np.linalg.inv(basis).T
     normal = (q + beam) / np.linalg.norm(q + beam, axis=1)[:, None]
     along = (misfit - (misfit * normal).sum(axis=1)[:, None] * normal) @ basis.T
-    # Of an index error, so much shows along the sphere.
+    # Of an index error, so much shows along the sphere; where it is little, noise drowns it.
     shown = 1 - (normal @ basis.T) * (normal @ np.linalg.inv(basis))
-    return float((np.abs(along) < CLAIM / 2 * np.clip(shown, 0.1, 1)).mean(axis=0).min())
+    close, telling = np.abs(along) < CLAIM / 2 * np.clip(shown, 0.1, 1), shown > LEAST_SHOWN
+    n = telling.sum(axis=0)
+    of_telling = np.where(n >= TELLING_PEAKS, (close & telling).sum(axis=0) / np.maximum(n, 1), 0)
+    # Few peaks that tell tell less than all do.
+    return float(np.maximum(close.mean(axis=0), of_telling).min())
 
 
 def _layers(hkl: NDArray[np.float64]) -> int:
@@ -248,35 +245,6 @@ def _layers(hkl: NDArray[np.float64]) -> int:
     return 1
 
 
-def _shared_out(
-    q: NDArray[np.float64],
-    beam: NDArray[np.float64],
-    bases: list[NDArray[np.float64]],
-    chances: list[float],
-    target: Target,
-    recipe: IndexingRecipe,
-) -> tuple[Lattice, ...]:
-    """Lattices with the peaks that suit each of them best; those that keep too few go, the weakest first."""
-    bases, chances = list(bases), list(chances)
-    while bases:
-        fits = np.array([_misfits(q, beam, basis) for basis in bases])
-        claims = np.array([_claimed(q, beam, basis) for basis in bases])
-        owner = np.argmin(np.where(claims, fits[:, 0], np.inf), axis=0)
-        own = claims & (owner == np.arange(len(bases))[:, None])
-        counts = own.sum(axis=1)
-        weakest = int(np.argmin(counts))
-        if counts[weakest] >= recipe.min_peaks:
-            break
-        del bases[weakest], chances[weakest]
-    return tuple(
-        Lattice(
-            target.conventional(_setting(basis, target)), np.flatnonzero(own[i]), chance,
-            float(np.sqrt(np.mean(fits[i, 0, own[i]] ** 2))),
-        )
-        for i, (basis, chance) in enumerate(zip(bases, chances, strict=True))
-    )  # fmt: skip
-
-
 def _setting(basis: NDArray[np.float64], target: Target) -> NDArray[np.float64]:
     """The same lattice in the axes that come closest to the target's, as it is where others are no closer.
 
@@ -289,10 +257,3 @@ def _setting(basis: NDArray[np.float64], target: Target) -> NDArray[np.float64]:
     deviation = np.sqrt((((metrics - wanted) / size) ** 2).sum(axis=(1, 2)))
     best = int(np.argmin(deviation))
     return np.asarray(settings[best] if deviation[best] < 0.9 * deviation[0] - 1e-3 else basis)
-
-
-def same_lattice(one: Lattice, other: Lattice) -> bool:
-    """Whether two bases describe one lattice in one orientation."""
-    change = np.linalg.inv(one.basis) @ other.basis
-    whole = np.rint(change)
-    return bool(np.abs(change - whole).max() < 0.1 and abs(abs(np.linalg.det(whole)) - 1) < 0.1)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-DIVIDED = -3.0
+DIVIDED = -2.0
 """log10 of how rare a condition on the indices of a true cell has to be for the cell to be taken for a supercell."""
 KEPT = -6.0
 """log10 of how rarely peaks fit a supercell by chance for it to be kept; hundreds of supercells are tried."""

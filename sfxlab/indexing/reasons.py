@@ -14,8 +14,17 @@ class Reason(StrEnum):
     """As good a fit as the best one is had by chance."""
     WRONG_CELL = "wrong cell"
     """Peaks fit better than by chance, but along some axes only, on some layers, or with other lengths or angles."""
+    LOOSE_FIT = "loose fit"
+    """Without a cell: peaks fit better than by chance, but not closely, or along some axes only.
+
+    So do several crystals, axes longer than are looked for, or a wrong geometry.
+    """
+    AMBIGUOUS = "ambiguous"
+    """Without a cell: different lattices suit the peaks about equally well."""
     TIME_LIMIT = "time limit"
-    """The search took longer than the recipe allows."""
+    """The search, or an outside program, took longer than the recipe allows."""
+    PROGRAM_FAILED = "program failed"
+    """An outside program crashed on the frame, or gave no answer; its last words follow."""
     REFINEMENT_FAILED = "refinement failed"
     """A lattice was found, but too few peaks lie where it predicts them."""
 

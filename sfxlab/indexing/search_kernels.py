@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sfxlab.indexing.fit_kernels import inverse, rotated
+from sfxlab.indexing.fit_kernels import inverse
 
 PAIR_LENGTH = 0.003
 """Relative deviation of the cell that the search by pairs of peaks bears."""
@@ -16,6 +16,9 @@ PAIR_NOISE = 4e-4
 """Errors of peak positions that it bears, 1/Å."""
 PAIR_RADIUS = 0.002
 """Distance of nodes from the Ewald sphere that it bears, 1/Å."""
+
+ALIKE = 0.02
+"""Bases are kept apart where the change between them is further from whole numbers, about 1°."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -51,23 +54,27 @@ def score_basis(q: NDArray[np.float32], n_used: int, basis: NDArray[np.float64])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def is_whole(basis: NDArray[np.float64], reciprocal: NDArray[np.float64], tolerance: float) -> bool:
+    """Whether a basis (rows) is a whole multiple, but for a tolerance, of the one that a reciprocal one belongs to."""
+    for a in range(3):
+        for b in range(3):
+            value = basis[a, 0] * reciprocal[0, b] + basis[a, 1] * reciprocal[1, b] + basis[a, 2] * reciprocal[2, b]
+            if abs(value - np.rint(value)) > tolerance:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def keep(
     basis: NDArray[np.float64], score: float, bases: NDArray[np.float64], scores: NDArray[np.float64], n_kept: int
 ) -> int:
-    """Put a basis among the best so far, in falling order, unless one within about 1° is; returns their new number."""
+    """Put a basis among the best so far, in falling order, unless one like it is; returns their new number."""
     wanted = len(scores)
     if n_kept == wanted and score <= scores[wanted - 1]:
         return n_kept
-    size = 0.0
-    for i in range(3):
-        for m in range(3):
-            size += basis[i, m] * basis[i, m]
+    reciprocal = inverse(basis)
     for c in range(n_kept):
-        distance = 0.0
-        for i in range(3):
-            for m in range(3):
-                distance += (basis[i, m] - bases[c, i, m]) ** 2
-        if distance < 4e-4 * size:
+        if is_whole(bases[c], reciprocal, ALIKE):
             if score <= scores[c]:
                 return n_kept
             for d in range(c, n_kept - 1):
@@ -266,96 +273,120 @@ def refine_vector(q: NDArray[np.float32], n_used: int, vector: NDArray[np.float6
             vector[k] = inverted[k, 0] * right[0] + inverted[k, 1] * right[1] + inverted[k, 2] * right[2]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-def score_rotations(
+@njit(cache=True, nogil=True, error_model="numpy")
+def axis_vectors(
     q: NDArray[np.float32],
-    n_used: int,
-    start: NDArray[np.float64],
-    axis: int,
-    direction: NDArray[np.float64],
-    span: float,
-    scores: NDArray[np.float32],
-    work: NDArray[np.float32],
-) -> None:
-    """Turn a rigid lattice `start`, rows in Å, about its axis, which points along `direction`, (3,).
+    n_scan: int,
+    length: float,
+    directions: NDArray[np.float32],
+    deviation: float,
+    n_wanted: int,
+) -> NDArray[np.float64]:
+    """Refined lattice vectors, (n, 3), Å, that may be an axis of a length, off by a relative `deviation` at most.
 
-    Scores (n_angles,) are Σ_j max(0, 1 − 10 e_j²) over the first peaks of (3, n), e_j the distance of the indices
-    from whole numbers, at angles i · span / n_angles, radians. `work` is (4, n).
+    They suit the first peaks of (3, n) best.
     """
-    b, c = start[(axis + 1) % 3], start[(axis + 2) % 3]
-    e1, e2 = perpendicular(direction)
-    length = 0.0
+    reach = 0.0
     for a in range(3):
-        length += start[axis, a] * direction[a]
-    # Along the axis nothing changes; in the plane across it everything turns.
-    for j in range(n_used):
-        x, y, z = float(q[0, j]), float(q[1, j]), float(q[2, j])
-        u = x * direction[0] + y * direction[1] + z * direction[2]
-        value = u * length
-        work[0, j] = u
-        work[1, j] = x * e1[0] + y * e1[1] + z * e1[2]
-        work[2, j] = x * e2[0] + y * e2[1] + z * e2[2]
-        work[3, j] = 10.0 * (value - np.rint(value)) ** 2
-    bu, b1, b2, cu, c1, c2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for a in range(3):
-        bu, b1, b2 = bu + b[a] * direction[a], b1 + b[a] * e1[a], b2 + b[a] * e2[a]
-        cu, c1, c2 = cu + c[a] * direction[a], c1 + c[a] * e1[a], c2 + c[a] * e2[a]
-    zero, one, ten = np.float32(0.0), np.float32(1.0), np.float32(10.0)
-    for i in range(len(scores)):
-        cosine, sine = math.cos(span * i / len(scores)), math.sin(span * i / len(scores))
-        bx, by, bz = np.float32(cosine * b1 - sine * b2), np.float32(sine * b1 + cosine * b2), np.float32(bu)
-        cx, cy, cz = np.float32(cosine * c1 - sine * c2), np.float32(sine * c1 + cosine * c2), np.float32(cu)
-        score = zero
-        for j in range(n_used):
-            second = work[1, j] * bx + work[2, j] * by + work[0, j] * bz
-            third = work[1, j] * cx + work[2, j] * cy + work[0, j] * cz
-            d2 = second - np.float32(np.rint(second))
-            d3 = third - np.float32(np.rint(third))
-            score += max(zero, one - work[3, j] - ten * (d2 * d2 + d3 * d3))
-        scores[i] = score
+        reach += float(q[a, n_scan - 1]) ** 2
+    # Steps that move the outermost peak by a fifth of a layer.
+    step = 0.2 / max(math.sqrt(reach) * length, 1.0)
+    n_steps = math.ceil(deviation / step - 0.5) if deviation > 0.0 else 0
+    stretches = np.ones(len(directions), dtype=np.float32)
+    scores, work = np.zeros(len(directions), dtype=np.float32), np.empty(len(directions), dtype=np.float32)
+    for i in range(-n_steps, n_steps + 1):
+        stretch = 1.0 + i * step
+        score_directions(q, n_scan, length * stretch, directions, work)
+        for d in range(len(directions)):
+            if work[d] > scores[d]:
+                scores[d] = work[d]
+                stretches[d] = stretch
+    pitch = math.sqrt(2.0 * math.pi / len(directions))
+    chosen = best_directions(scores, directions, n_wanted, 1.5 * pitch)
+    vectors = np.empty((len(chosen), 3))
+    n = 0
+    for i in chosen:
+        for a in range(3):
+            vectors[n, a] = directions[i, a] * length * stretches[i]
+        refine_vector(q, n_scan, vectors[n])
+        size = math.sqrt((vectors[n] ** 2).sum())
+        distinct = abs(size / length - 1.0) < 0.08
+        for c in range(n):
+            if not distinct:
+                break
+            near, far = 0.0, 0.0
+            for a in range(3):
+                near += (vectors[n, a] - vectors[c, a]) ** 2
+                far += (vectors[n, a] + vectors[c, a]) ** 2
+            distinct = min(near, far) > (0.2 * pitch * length) ** 2
+        if distinct:
+            n += 1
+    return vectors[:n].copy()
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def perpendicular(direction: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two unit vectors that make a right-handed set with a unit vector in the order e1, e2, direction."""
-    e1, e2 = np.zeros(3), np.empty(3)
-    smallest = 0
-    for a in range(1, 3):
-        if abs(direction[a]) < abs(direction[smallest]):
-            smallest = a
-    e1[smallest] = 1.0
-    along = direction[smallest]
-    size = 0.0
-    for a in range(3):
-        e1[a] -= direction[a] * along
-        size += e1[a] * e1[a]
-    for a in range(3):
-        e1[a] /= math.sqrt(size)
-    for a in range(3):
-        b, c = (a + 1) % 3, (a + 2) % 3
-        e2[a] = direction[b] * e1[c] - direction[c] * e1[b]
-    return e1, e2
+def search_triples(
+    q: NDArray[np.float32],
+    n_scored: int,
+    target: NDArray[np.float64],
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    third: NDArray[np.float64],
+    same_as: NDArray[np.int64],
+    tolerance: float,
+    budget: int,
+    bases: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    n_kept: int,
+) -> int:
+    """Put bases like the target (rows, Å) together from vectors (n, 3) for each axis; keep what suits peaks (3, n).
 
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def align_axis(basis: NDArray[np.float64], axis: int, direction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A lattice (rows, Å) turned so that one of its axes points along a unit vector."""
-    own, turn = np.empty(3), np.empty(3)
-    size, cosine, sine = 0.0, 0.0, 0.0
-    for a in range(3):
-        size += basis[axis, a] ** 2
-    for a in range(3):
-        own[a] = basis[axis, a] / math.sqrt(size)
-        cosine += own[a] * direction[a]
-    for a in range(3):
-        b, c = (a + 1) % 3, (a + 2) % 3
-        turn[a] = own[b] * direction[c] - own[c] * direction[b]
-        sine += turn[a] ** 2
-    sine = math.sqrt(sine)
-    if sine < 1e-9:
-        if cosine > 0:
-            return basis.copy()
-        turn = perpendicular(own)[0]
-        return rotated(basis, math.pi * turn[0], math.pi * turn[1], math.pi * turn[2])
-    angle = math.atan2(sine, cosine) / sine
-    return rotated(basis, angle * turn[0], angle * turn[1], angle * turn[2])
+    Products of two axes may differ from the target's by `tolerance`, relative to the lengths. Of the vectors of each
+    axis the best come first, and `budget` bases are tried. Axes that are alike, `same_as`, have the same vectors, and
+    their order says nothing. What is kept, `bases` and `scores`, is added to.
+    """
+    metric = target @ target.T
+    wide01 = tolerance * math.sqrt(metric[0, 0] * metric[1, 1])
+    wide02 = tolerance * math.sqrt(metric[0, 0] * metric[2, 2])
+    wide12 = tolerance * math.sqrt(metric[1, 1] * metric[2, 2])
+    between01, between02, between12 = first @ second.T, first @ third.T, second @ third.T
+    # Where two-fold rotations leave the target as it is, the signs of axes say nothing.
+    right01, right02 = abs(metric[0, 1]) < 0.01 * wide01, abs(metric[0, 2]) < 0.01 * wide02
+    right12 = abs(metric[1, 2]) < 0.01 * wide12
+    n_sides = 1 if right01 and (right02 or right12) else 2
+    n_ways = 1 if right02 and right12 else 2
+    basis = np.empty((3, 3))
+    n_tried = 0
+    # The ranks of all three rise together, so that a budget cuts off the least likely ones.
+    for rank in range(max(len(first), len(second), len(third))):
+        for i in range(min(rank + 1, len(first))):
+            for j in range(i + 1 if same_as[1] == 0 else 0, min(rank + 1, len(second))):
+                lowest = 0 if max(i, j) == rank else rank
+                if same_as[2] < 2:
+                    lowest = max(lowest, (i if same_as[2] == 0 else j) + 1)
+                for turn in range(n_sides):
+                    side = 1.0 - 2.0 * turn
+                    if abs(side * between01[i, j] - metric[0, 1]) > wide01:
+                        continue
+                    for m in range(lowest, min(rank + 1, len(third))):
+                        for flip in range(n_ways):
+                            way = 1.0 - 2.0 * flip
+                            if abs(way * between02[i, m] - metric[0, 2]) > wide02:
+                                continue
+                            if abs(side * way * between12[j, m] - metric[1, 2]) > wide12:
+                                continue
+                            volume = 0.0
+                            for a in range(3):
+                                b, c = (a + 1) % 3, (a + 2) % 3
+                                across = first[i, b] * second[j, c] - first[i, c] * second[j, b]
+                                volume += side * way * across * third[m, a]
+                            hand = 1.0 if volume > 0.0 else -1.0
+                            for a in range(3):
+                                basis[0, a] = hand * first[i, a]
+                                basis[1, a] = hand * side * second[j, a]
+                                basis[2, a] = hand * way * third[m, a]
+                            n_tried += 1
+                            n_kept = keep(basis, score_basis(q, n_scored, basis), bases, scores, n_kept)
+                            if n_tried == budget:
+                                return n_kept
+    return n_kept

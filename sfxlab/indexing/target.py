@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.crystal import UnitCell, parameters_of
+from sfxlab.indexing.coincidence import coincidences
 
 EXACT, NEARLY = 1e-3, 0.08
 """Relative changes of the metric that a rotation of the lattice, and of a lattice like it, may bring about."""
@@ -50,12 +51,24 @@ class Target:
         return _metric_rotations(self.basis, EXACT)
 
     @cached_property
+    def like_axes(self) -> NDArray[np.int64]:
+        """For each axis of `basis` the first one that rotations of the lattice turn into it or against it, (3,)."""
+        turned = np.abs(self.rotations)
+        into = np.any(np.all(turned[:, :, None] == np.eye(3), axis=3), axis=0)
+        return np.asarray(np.argmax(into, axis=0))
+
+    @cached_property
     def settings(self) -> NDArray[np.float64]:
         """Changes of `basis` that nearly keep its lengths and angles, the identity first, (n, 3, 3).
 
         More than `rotations` where the metric is nearly that of a higher symmetry.
         """
         return _metric_rotations(self.basis, NEARLY)
+
+    @cached_property
+    def coincidences(self) -> NDArray[np.float64]:
+        """Changes of `basis` to those of turned lattices that share nodes with it, (n, 3, 3)."""
+        return coincidences(self.basis)
 
     @cached_property
     def nodes(self) -> Nodes:
@@ -77,9 +90,17 @@ class Target:
         real = np.linalg.inv(self.to_reduced) @ reduced
         return np.asarray(np.linalg.inv(real), dtype=np.float64)
 
+    def closest(self, reduced: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The lattice of reduced axes (rows, Å) in those axes whose lengths and angles are most like the target's."""
+        changed = _unimodular() @ reduced
+        metric, wanted = np.einsum("nij,nkj->nik", changed, changed), self.basis @ self.basis.T
+        size = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
+        return np.asarray(changed[int(np.argmin((((metric - wanted) / size) ** 2).sum(axis=(1, 2))))])
+
     def deviation(self, reduced: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Relative deviations of the lengths (3,) and deviations of the angles in degrees (3,) from the target's."""
-        found, wanted = parameters_of(reduced), parameters_of(self.basis)
+        """Relative deviations of a, b, c (3,) and deviations of the angles in degrees (3,) from the given cell's."""
+        conventional = np.linalg.inv(self.to_reduced) @ reduced
+        found, wanted = parameters_of(np.asarray(conventional)), np.array(self.cell.parameters)
         return found[:3] / wanted[:3] - 1, found[3:] - wanted[3:]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.crystal import UnitCell
-from sfxlab.indexing import lattice_kernels, vector_kernels
+from sfxlab.indexing import fit_kernels, lattice_kernels, vector_kernels
 from sfxlab.indexing.acceptance import SHARP_TOLERANCES, chance
 from sfxlab.indexing.known_cell import IndexingResult, Lattice, index
+from sfxlab.indexing.reasons import Reason
 from sfxlab.indexing.target import target_of
 from sfxlab.recipe import IndexingRecipe
 
@@ -34,8 +37,14 @@ TO_DIVIDE = 4
 TOLERANCE = 0.2
 CLAIM = 0.25
 """A peak belongs to a lattice where all its indices are this close to whole numbers."""
+LEAST_SHOWN = 0.3
+"""How closely a lattice fits along an axis is told by peaks where so much of an error shows along the Ewald sphere."""
 MARGIN = 1.0
 """log10 by which a lattice has to be less likely by chance than any other that explains most of its peaks."""
+MAX_ALONG = -1.0
+"""log10 of the chance of as good a fit along one axis of a lattice, given the other two."""
+SHORT = np.array([n for n in product((1, 0, -1), repeat=3) if n > (0, 0, 0)])
+"""Short vectors in units of the axes, no two opposite, (13, 3)."""
 VOLUME_PRICE = 1.5
 """Peaks more that a cell has to explain to be as good as one e times smaller: supercells explain no fewer."""
 
@@ -44,22 +53,29 @@ def index_without_cell(q: NDArray[np.float64], recipe: IndexingRecipe) -> Indexi
     """Find up to `max_lattices` lattices among peaks q, (n, 3), 1/Å, with no cell given, METHODS.md section 4.5.
 
     Their bases are those of reduced primitive cells. The lattices after the first are looked for with its cell. The
-    result depends on nothing but the arguments.
+    result depends on nothing but the arguments, as long as the time limit is not reached.
     """
     if len(q) < recipe.min_peaks:
-        return IndexingResult((), f"too few peaks: {len(q)}, at least {recipe.min_peaks} needed")
+        return IndexingResult((), Reason.TOO_FEW_PEAKS.because(f"{len(q)}, at least {recipe.min_peaks} needed"))
     order = np.argsort(np.linalg.norm(q, axis=1), kind="stable")
-    tried: list[tuple[Lattice | None, str]] = []
+    started = time.monotonic()
+    found: list[Lattice] = []
+    reason = ""
     for reach in sorted({min(FIRST_REACH, recipe.max_axis), recipe.max_axis}):
-        tried.append(_first_lattice(q, order, reach, recipe))
-        lattice = tried[-1][0]
-        if lattice is not None and len(lattice.peaks) > ENOUGH * len(q):
+        if time.monotonic() - started > recipe.time_limit:
+            # The work of a search is bounded by counts, so that this is for machines that stand still.
+            reason = Reason.TIME_LIMIT.because(f"{recipe.time_limit:g} s, {len(found)} lattices found until then")
             break
-    found = [lattice for lattice, _ in tried if lattice is not None]
+        lattice, reason = _first_lattice(q, order, reach, recipe)
+        if lattice is not None:
+            found.append(lattice)
+            if len(lattice.peaks) > ENOUGH * len(q):
+                break
     if not found:
-        return IndexingResult((), tried[-1][1])
+        return IndexingResult((), reason)
     first = min(found, key=lambda lattice: lattice.log10_p)
-    return IndexingResult((first, *_further_lattices(q, order, first, recipe)))
+    left = recipe.time_limit - (time.monotonic() - started)
+    return IndexingResult((first, *_further_lattices(q, order, first, recipe, left)))
 
 
 def _first_lattice(
@@ -75,26 +91,35 @@ def _first_lattice(
     ]
     found = _distinct(peaks, [b for b in divided if np.linalg.norm(b[0]) >= recipe.min_axis], log10_trials)
     if not found:
-        return None, "no lattice: no three axes explain the peaks"
+        return None, Reason.NO_LATTICE.because(f"no three axes explain the {len(q)} peaks")
     _, log10_p, basis = found[0]
     errors = lattice_kernels.index_errors(np.ascontiguousarray(q[order].T, dtype=np.float32), basis)
     fitting = order[errors < CLAIM]
     if log10_p > recipe.max_log10_p or len(fitting) < recipe.min_peaks:
-        return None, (
-            f"no lattice: the best one explains {len(fitting)} of {len(q)} peaks "
+        return None, Reason.NO_LATTICE.because(
+            f"the best one explains {len(fitting)} of {len(q)} peaks "
             f"(log10 of chance {log10_p:.1f}, at most {recipe.max_log10_p:g} wanted)"
         )
-    close = _close(peaks, basis)
+    along = _chance_along_worst(q[order[: recipe.max_peaks]], basis, log10_trials / 2)
+    if along > MAX_ALONG:
+        return None, Reason.LOOSE_FIT.because(
+            f"along one axis of the best lattice, which explains {len(fitting)} of {len(q)} peaks, "
+            f"as good a fit is had by chance (log10 of it {along:.1f}, at most {MAX_ALONG:g} wanted)"
+        )
+    close = _close(q[order[: recipe.max_peaks]], basis)
     if close < recipe.min_close:
-        return None, (
-            f"no lattice: only {close:.0%} of the peaks that the best one explains suit it well, "
-            f"at least {recipe.min_close:.0%} wanted"
+        return None, Reason.LOOSE_FIT.because(
+            f"only {close:.0%} of the {len(fitting)} peaks that the best lattice explains suit it well along all its "
+            f"axes, at least {recipe.min_close:.0%} wanted"
         )
     fits = lattice_kernels.index_errors(peaks, basis) < TOLERANCE
     for _, rival_p, rival in found[1:]:
         both = fits & (lattice_kernels.index_errors(peaks, rival) < TOLERANCE)
         if rival_p < log10_p + MARGIN and np.count_nonzero(both) > np.count_nonzero(fits) / 2:
-            return None, f"no lattice: two different ones suit the {len(q)} peaks about equally well"
+            return None, Reason.AMBIGUOUS.because(
+                f"two different lattices suit {len(fitting)} of {len(q)} peaks about equally well "
+                f"(log10 of chance {log10_p:.1f} and {rival_p:.1f})"
+            )
     return Lattice(np.asarray(np.linalg.inv(basis), dtype=np.float64), fitting, log10_p), ""
 
 
@@ -117,18 +142,52 @@ def _merit(q: NDArray[np.float32], basis: NDArray[np.float64], log10_trials: flo
     return log10_p + VOLUME_PRICE * math.log10(abs(np.linalg.det(basis))), log10_p
 
 
-def _close(q: NDArray[np.float32], basis: NDArray[np.float64]) -> float:
-    """Of the peaks (3, n) that a lattice explains, the share within half the tolerance, along the axis of the least.
+def _chance_along_worst(q: NDArray[np.float64], basis: NDArray[np.float64], log10_trials: float) -> float:
+    """log10 of the chance of as good a fit along one axis, given the two short vectors that suit the peaks (n, 3) best.
+
+    Where two axes are right and the third is not, for it is too long to be looked for, say, far more peaks fit than any
+    do by chance. `log10_trials` is that of how many vectors were tried for the third one.
+    """
+    indices = q @ basis.T
+    indices = indices[np.any(np.rint(indices) != 0, axis=1)]
+    claimed = np.abs(indices - np.rint(indices)).max(axis=1) < CLAIM
+    along = indices @ SHORT.T
+    errors = np.abs(along - np.rint(along))
+    best_first = np.argsort(np.median(errors[claimed], axis=0), kind="stable")
+    chosen = next(
+        list(three) for three in combinations(best_first, 3) if round(abs(np.linalg.det(SHORT[list(three)]))) == 1
+    )
+    two, third = errors[:, chosen[:2]].max(axis=1), errors[:, chosen[2]]
+    chances = []
+    for tolerance in SHARP_TOLERANCES:
+        left = third[two < tolerance]
+        fitting = int(np.count_nonzero(left < tolerance))
+        chances.append(lattice_kernels.log10_tail(fitting, len(left), 2 * tolerance))
+    return min(chances) + log10_trials + math.log10(len(SHARP_TOLERANCES))
+
+
+def _close(q: NDArray[np.float64], basis: NDArray[np.float64]) -> float:
+    """Of the peaks (n, 3) that a lattice explains, the share within half the tolerance, along the axis of the least.
 
     A lattice that shares two axes with the true one explains half of the peaks, but only half of these closely. So do
-    peaks of others that fit by chance; they are deducted.
+    peaks of others that fit by chance; they are deducted. True lattices fit closely as they are, or, where nodes are
+    large, at least along the Ewald sphere, as far as those peaks tell whose errors show there.
     """
-    fits = lattice_kernels.index_errors(q, basis) < CLAIM
-    indices = basis @ q[:, fits]
-    close = (np.abs(indices - np.rint(indices)) < CLAIM / 2).sum(axis=1).min()
-    by_chance = np.count_nonzero(~fits) * (2 * CLAIM) ** 3 / (1 - (2 * CLAIM) ** 3)
-    fitting = np.count_nonzero(fits)
-    return float((close - by_chance / 2) / (fitting - by_chance)) if fitting > by_chance else 0.0
+    indices = q @ basis.T
+    errors = indices - np.rint(indices)
+    fits = (np.abs(errors).max(axis=1) < CLAIM) & np.any(np.rint(indices) != 0, axis=1)
+    rays = q[fits] + fit_kernels.beam_of(np.ascontiguousarray(q.T))
+    normal = rays / np.linalg.norm(rays, axis=1)[:, None]
+    misfit = errors[fits] @ np.linalg.inv(basis).T
+    along = (misfit - (misfit * normal).sum(axis=1)[:, None] * normal) @ basis.T
+    shown = 1 - (normal @ basis.T) * (normal @ np.linalg.inv(basis))  # of an error, along the sphere
+    telling = shown > LEAST_SHOWN
+    n_telling = np.maximum(telling.sum(axis=0), 1)
+    along_sphere = ((np.abs(along) < CLAIM / 2 * shown) & telling).sum(axis=0) / n_telling
+    share = float(np.maximum((np.abs(errors[fits]) < CLAIM / 2).mean(axis=0), along_sphere).min()) if fits.any() else 0
+    fitting = int(np.count_nonzero(fits))
+    by_chance = (len(q) - fitting) * (2 * CLAIM) ** 3 / (1 - (2 * CLAIM) ** 3) / max(fitting, 1)
+    return (share - by_chance / 2) / (1 - by_chance) if by_chance < 1 else 0.0
 
 
 def _candidates(q: NDArray[np.float32], min_axis: float, reach: float) -> tuple[NDArray[np.float64], float]:
@@ -167,13 +226,13 @@ def _grid(q: NDArray[np.float32], reach: float) -> tuple[NDArray[np.float32], ND
 
 
 def _further_lattices(
-    q: NDArray[np.float64], order: NDArray[np.int64], first: Lattice, recipe: IndexingRecipe
+    q: NDArray[np.float64], order: NDArray[np.int64], first: Lattice, recipe: IndexingRecipe, seconds: float
 ) -> list[Lattice]:
-    """Lattices of the same cell in the peaks that the first one leaves."""
+    """Lattices of the same cell in the peaks that the first one leaves, as long as some `seconds` are left."""
     remaining = np.sort(order[~np.isin(order, first.peaks)])
-    if recipe.max_lattices == 1 or len(remaining) < recipe.min_peaks:
+    if recipe.max_lattices == 1 or len(remaining) < recipe.min_peaks or seconds <= 0:
         return []
-    fewer = recipe.model_copy(update={"max_lattices": recipe.max_lattices - 1})
+    fewer = recipe.model_copy(update={"max_lattices": recipe.max_lattices - 1, "time_limit": seconds})
     found = index(q[remaining], target_of(UnitCell.of_basis(first.basis)), fewer).lattices
     return [
         Lattice(lattice.basis, remaining[lattice.peaks], lattice.log10_p)

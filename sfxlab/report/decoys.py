@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+from dataclasses import fields
 
 import numpy as np
 
 from sfxlab.errors import SfxlabError
-from sfxlab.indexing import index, index_without_cell, target_of
+from sfxlab.indexing import IndexingResult, Spots
 from sfxlab.indexing.decoys import DecoyCount, scrambled
+from sfxlab.indexing.methods import index_frames
+from sfxlab.peaks import Peaks
 from sfxlab.report.sections import section
 from sfxlab.store import Run
 
@@ -31,16 +34,17 @@ def count_decoys(run: Run, sample: int = SAMPLE) -> DecoyCount:
         return DecoyCount(0, 0)
     numbers, energies = frames["frame"].to_numpy()[chosen], frames["photon_energy"].to_numpy()[chosen]
     detector, recipe = run.detector(), run.recipe
-    target = None if recipe.cell is None else target_of(recipe.cell)
-    peaks = run.table("peaks", ["frame", "panel", "fs", "ss"])
-    owner, panel, fs, ss = (peaks[name].to_numpy() for name in ("frame", "panel", "fs", "ss"))
-    accepted = 0
+    columns = [field.name for field in fields(Peaks)]
+    table = run.table("peaks", ["frame", *columns])
+    owner, every = table["frame"].to_numpy(), Peaks(*(table[name].to_numpy() for name in columns))
+    tried = []
     for frame, energy in zip(numbers.tolist(), energies.tolist(), strict=True):
         first, last = np.searchsorted(owner, [frame, frame + 1])
-        decoy = scrambled(detector.q(panel[first:last], fs[first:last], ss[first:last], energy), frame)
-        found = index_without_cell(decoy, recipe.indexing) if target is None else index(decoy, target, recipe.indexing)
-        accepted += len(found.lattices) > 0
-    return DecoyCount(len(numbers), accepted)
+        peaks = every[slice(int(first), int(last))]
+        decoy = scrambled(detector.q(peaks.panel, peaks.fs, peaks.ss, energy), frame)
+        tried.append(Spots(decoy, peaks, detector, energy))
+    found = index_frames(tried, recipe.cell, recipe.indexing)
+    return DecoyCount(len(tried), sum(isinstance(one, IndexingResult) and len(one.lattices) > 0 for one in found))
 
 
 def decoys(run: Run) -> str:

@@ -28,6 +28,17 @@ def without_cell(sfxlab: Callable[..., Result], example: Path, tmp_path_factory:
     return run
 
 
+def test_a_run_without_a_cell_is_the_same_with_workers_and_without(
+    sfxlab: Callable[..., Result], without_cell: Path, example: Path, tmp_path: Path
+) -> None:
+    frames = (example / "frames.cxi", "-g", example / "frames.geom")
+    assert sfxlab("process", *frames, "-o", tmp_path / "run", "--workers", 2, "--chunk-size", 5).exit_code == 0
+    here, there = Run(without_cell), Run(tmp_path / "run")
+    assert here.counts.lattices > 5
+    for name in ("frames", "peaks", "crystals", "reflections"):
+        assert repr(here.table(name).to_pylist()) == repr(there.table(name).to_pylist())
+
+
 def test_cells_proposes_the_conventional_cell(
     told: Callable[..., Any], without_cell: Path, example: Path, tmp_path: Path
 ) -> None:

@@ -57,6 +57,19 @@ def test_axes_that_differ_by_more_than_frames_scatter_stay_different():
     assert not split.symmetries[-1].accepted
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_many_lattices_tell_axes_apart_that_single_ones_do_not(seed):
+    """Axes are half a per cent apart, single lattices scatter by nearly as much: a gap is left where axes are equal."""
+    rng = np.random.default_rng(seed)
+    found = [
+        cell_clusters(measured(UnitCell(80, b, 37.8, lattice_type="orthorhombic"), 600, rng, 1.5e-3))[0]
+        for b in (80, 80.4)
+    ]
+    assert [cluster.cell.lattice_type for cluster in found] == ["tetragonal", "orthorhombic"]
+    assert found[1].symmetries[-1].chance < 1e-3
+    assert found[1].cell.parameters[1:3] == pytest.approx((80, 80.4), rel=2e-3)
+
+
 def test_one_orientation_says_less_than_many():
     """A detector that is a little off strains all crystals of one orientation alike."""
     rng = np.random.default_rng(4)

@@ -49,6 +49,20 @@ def test_few_peaks_are_indexed_and_their_decoys_are_not():
     assert false <= 1
 
 
+def test_decoys_are_indexed_about_as_often_as_random_peaks():
+    """With limits so lax that false lattices are frequent."""
+    cell, rng = UnitCell(79.3, 79.3, 37.8, lattice_type="tetragonal", unique_axis="c"), np.random.default_rng(5)
+    target, lax = target_of(cell), IndexingRecipe(max_log10_p=0, min_close=0.5, max_lattices=1)
+    measured = estimated = 0
+    for number in range(60):
+        x = rng.uniform(-0.2, 0.2, (20, 2))
+        random = np.column_stack([x, np.sqrt(K**2 - (x**2).sum(axis=1)) - K])
+        measured += len(index(random, target, lax).lattices)
+        estimated += len(index(scrambled(still(cell, rng, 20)[0], number), target, lax).lattices)
+    assert measured >= 6
+    assert 0.4 < estimated / measured < 2.5
+
+
 def test_a_nearly_tetragonal_cell_keeps_its_axes_apart():
     cell, rng = UnitCell(60, 61.5, 80, lattice_type="orthorhombic"), np.random.default_rng(3)
     for _ in range(8):

@@ -35,23 +35,47 @@ def test_direction_scores_are_those_of_the_formula(seed):
 
 @settings(deadline=None, max_examples=30)
 @given(seeds)
-def test_rotation_scores_are_those_of_the_turned_lattice(seed):
+def test_scores_of_bases_are_those_of_the_formula(seed):
     rng = np.random.default_rng(seed)
     q = rng.uniform(-0.2, 0.2, (3, 30)).astype(np.float32)
-    basis = target_of(UnitCell(40, 52, 63, 81, 94, 102)).basis
-    direction = rng.normal(size=3)
-    direction /= np.linalg.norm(direction)
-    start = search_kernels.align_axis(basis, 1, direction)
-    np.testing.assert_allclose(start[1] / np.linalg.norm(start[1]), direction, atol=1e-12)
-    np.testing.assert_allclose(start @ start.T, basis @ basis.T, rtol=1e-9, atol=1e-6)
-    scores, work = np.empty(12, dtype=np.float32), np.empty((4, 30), dtype=np.float32)
-    search_kernels.score_rotations(q, 30, start, 1, direction, 2 * np.pi, scores, work)
-    for i in range(12):
-        turned = Rotation.from_rotvec(2 * np.pi * i / 12 * direction).apply(start)
-        hkl = turned @ q.astype(float)
-        expected = np.maximum(0, 1 - 10 * ((hkl - np.rint(hkl)) ** 2).sum(axis=0)).sum()
-        assert abs(scores[i] - expected) < 0.02
-        assert abs(search_kernels.score_basis(q, 30, turned) - expected) < 0.02
+    basis = Rotation.random(rng=rng).apply(target_of(UnitCell(40, 52, 63, 81, 94, 102)).basis)
+    hkl = basis @ q.astype(float)
+    expected = np.maximum(0, 1 - 10 * ((hkl - np.rint(hkl)) ** 2).sum(axis=0)).sum()
+    assert abs(search_kernels.score_basis(q, 30, basis) - expected) < 0.02
+
+
+@settings(deadline=None, max_examples=20)
+@given(seeds)
+def test_axes_that_are_a_little_longer_than_thought_are_put_together_to_their_lattice(seed):
+    rng = np.random.default_rng(seed)
+    target = target_of(UnitCell(50, 60, 70, 80, 95, 103))
+    true = Rotation.random(rng=rng).apply(target.basis) * [[1.03], [0.975], [1.02]]
+    hkl = rng.integers(-4, 5, (40, 3))
+    hkl = hkl[np.abs(hkl).sum(axis=1) > 0]
+    q = np.ascontiguousarray((np.linalg.inv(true) @ hkl.T).astype(np.float32))
+    q = q[:, np.argsort((q**2).sum(axis=0))]
+    vectors = [
+        search_kernels.axis_vectors(q, q.shape[1], length, search_kernels.hemisphere(4000), 0.03, 20)
+        for length in target.lengths
+    ]
+    for found, axis in zip(vectors, true, strict=True):
+        assert min(np.linalg.norm(sign * found - axis, axis=1).min() for sign in (1, -1)) < 0.5
+    bases, scores = np.empty((4, 3, 3)), np.empty(4)
+    n = search_kernels.search_triples(
+        q, q.shape[1], target.basis, *vectors, target.like_axes, 0.12, 5000, bases, scores, 0
+    )
+    assert n > 0
+    change = bases[0] @ np.linalg.inv(true)
+    np.testing.assert_allclose(change, np.rint(change), atol=0.02)
+    assert scores[0] > 0.9 * q.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "like"),
+    [(UnitCell(50, 50, 70), [0, 0, 2]), (UnitCell(50, 60, 70), [0, 1, 2]), (UnitCell(60, 60, 60), [0, 0, 0])],
+)
+def test_axes_that_rotations_turn_into_each_other_are_alike(cell, like):
+    np.testing.assert_array_equal(target_of(cell).like_axes, like)
 
 
 @settings(deadline=None, max_examples=30)

@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 from sfxlab.crystal import UnitCell
 from sfxlab.indexing import index, target_of
 from sfxlab.indexing.acceptance import chance
+from sfxlab.indexing.search import find_lattice
 from sfxlab.recipe import IndexingRecipe
 
 K = 0.75  # 1/Å
@@ -105,6 +106,33 @@ def test_a_cell_that_is_a_little_wrong_is_still_found():
         found = index(q, target_of(CELLS[0]), IndexingRecipe()).lattices
         right += len(found) == 1 and misorientation(found[0].basis, basis, true) < 0.5
     assert right >= 9
+
+
+@pytest.mark.parametrize(
+    ("true", "given"),
+    [
+        (UnitCell(61, 82, 97, lattice_type="orthorhombic", centring="C"), (62.7, 79.7, 99.2, 90, 90, 90)),
+        (UnitCell(40, 52, 63, 81, 94, 102), (41.1, 50.7, 61.4, 82.2, 92.8, 100.7)),
+        (UnitCell(105, 105, 105, lattice_type="cubic", centring="I"), (102.2, 102.2, 102.2, 90, 90, 90)),
+    ],
+)
+def test_a_cell_that_is_three_per_cent_and_a_degree_off_is_still_found(true, given):
+    rng = np.random.default_rng(17)
+    right = 0
+    for rotation in Rotation.random(8, rng=rng):
+        q, basis = still(true, rotation, rng, 100)
+        found = index(q, target_of(true.with_parameters(given)), IndexingRecipe()).lattices
+        right += len(found) == 1 and misorientation(found[0].basis, basis, true) < 0.5
+    assert right >= 7
+
+
+def test_a_search_ends_when_its_time_is_up():
+    target, rng = target_of(CELLS[0]), np.random.default_rng(18)
+    q, _ = still(CELLS[0], Rotation.random(rng=rng), rng, 60, 0.0)
+    q = np.ascontiguousarray(q[np.argsort(np.linalg.norm(q, axis=1))].T)
+    beam, known = np.array([0, 0, K]), np.empty((0, 3, 3))
+    assert find_lattice(q, beam, known, target)[1] < -30
+    assert find_lattice(q, beam, known, target, deadline=0.0)[1] == 0
 
 
 @pytest.mark.parametrize("lengths", [(93.8, 93.8, 37.7), (68.2, 68.2, 39.3), (79.3, 79.3, 47.0)])

@@ -1,5 +1,7 @@
 """Finding lattices of no known cell in made-up stills."""
 
+import time
+
 import gemmi
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from sfxlab.crystal import UnitCell, parameters_of
 from sfxlab.indexing import index_without_cell, lattice_kernels, vector_kernels
 from sfxlab.indexing.acceptance import SHARP_TOLERANCES, chance
+from sfxlab.indexing.reasons import Reason, kind
 from sfxlab.recipe import IndexingRecipe
 
 K, DISTANCE, PIXEL = 0.75, 0.15, 75e-6  # 1/Å, m, m
@@ -33,10 +36,13 @@ CELLS = {
 }
 
 
-def still(cell, rotation, rng, n_spots, outliers=0.2):
-    """Scattering vectors (n, 3) of spots with 0.3 pixels of noise and outliers, 1/Å, and the primitive basis."""
+def still(cell, rotation, rng, n_spots, outliers=0.2, thickness=0.06):
+    """Scattering vectors (n, 3) of spots with 0.3 pixels of noise and outliers, 1/Å, and the primitive basis.
+
+    Nodes have a radius of 0.002 1/Å, or `thickness` of the distance to the next one where that is less.
+    """
     basis = rotation.as_matrix() @ cell.reciprocal_basis
-    radius = min(0.002, 0.06 / max(cell.lengths))
+    radius = min(0.002, thickness / max(cell.lengths))
     # The Ewald sphere within `reach`, as thick as the reflections, times the nodes per volume: twice the spots wanted.
     volume = abs(np.linalg.det(cell.primitive_transform)) * cell.volume
     reach = min(np.sqrt(2 * n_spots / (np.pi * 3.4 * radius * volume)), 0.45)
@@ -110,15 +116,84 @@ def test_further_lattices_of_the_same_cell_are_found():
     assert len(claimed) == len(set(claimed))
 
 
+def random_peaks(rng, n):
+    x = rng.uniform(-0.3, 0.3, (n, 2))
+    return np.column_stack([x, np.sqrt(K**2 - (x**2).sum(axis=1)) - K])
+
+
 def test_random_peaks_have_no_lattice_and_say_why():
     rng = np.random.default_rng(25)
     for n in (10, 15, 30, 60, 150):
         for _ in range(4):
-            x = rng.uniform(-0.3, 0.3, (n, 2))
-            q = np.column_stack([x, np.sqrt(K**2 - (x**2).sum(axis=1)) - K])
-            found = index_without_cell(q, IndexingRecipe())
+            found = index_without_cell(random_peaks(rng, n), IndexingRecipe())
             assert found.lattices == ()
-            assert found.reason.startswith("no lattice: ")
+            assert kind(found.reason) is Reason.NO_LATTICE
+            assert f"{n} peaks" in found.reason
+
+
+def test_frames_without_a_lattice_take_no_more_than_five_times_as_long():
+    def seconds(q):
+        start = time.thread_time()
+        index_without_cell(q, IndexingRecipe())
+        return time.thread_time() - start
+
+    rng = np.random.default_rng(26)
+    hits = [still(CELLS[name], Rotation.random(rng=rng), rng, 80)[0] for name in list(CELLS)[::2]]
+    usual = np.median([seconds(q) for q in [hits[0], *hits]][1:])  # compiled at first use
+    crystal = still(CELLS["cP"], Rotation.random(rng=rng), rng, 250, 0)[0]
+    for q in (random_peaks(rng, 60), random_peaks(rng, 250), random_peaks(rng, 5000)):
+        assert seconds(q) < 5 * usual
+        assert seconds(np.concatenate([q, crystal])) < 5 * usual
+
+
+def test_a_search_that_takes_too_long_says_so():
+    rng = np.random.default_rng(27)
+    q, _ = still(CELLS["tP"], Rotation.random(rng=rng), rng, 80)
+    assert index_without_cell(q, IndexingRecipe()).lattices
+    found = index_without_cell(q, IndexingRecipe(time_limit=1e-9))
+    assert found.lattices == ()
+    assert kind(found.reason) is Reason.TIME_LIMIT
+
+
+def test_no_further_lattice_is_looked_for_after_the_time_limit(monkeypatch):
+    rng = np.random.default_rng(24)
+    stills = [still(CELLS["tP"], rotation, rng, 80, 0.05)[0] for rotation in Rotation.random(2, rng=rng)]
+    clock = iter([0.0, 1.0, 11.0])
+    monkeypatch.setattr("sfxlab.indexing.unknown_cell.time.monotonic", lambda: next(clock))
+    (lattice,) = index_without_cell(np.concatenate(stills), IndexingRecipe(time_limit=10, max_axis=200)).lattices
+    assert 70 < len(lattice.peaks) < 100
+
+
+def test_peaks_far_from_any_lattice_are_a_loose_fit():
+    rng = np.random.default_rng(28)
+    q, _ = still(CELLS["cF"], Rotation.random(rng=rng), rng, 250, 0.0)
+    kinds = set()
+    for noise in np.linspace(0.1, 0.2, 9):
+        found = index_without_cell(q + rng.normal(0, noise / 99, q.shape), IndexingRecipe())
+        kinds.add(None if found.lattices else kind(found.reason))
+    assert Reason.LOOSE_FIT in kinds
+
+
+def test_large_nodes_spoil_the_fit_across_the_sphere_only():
+    rng, found = np.random.default_rng(29), 0
+    for rotation in Rotation.random(6, rng=rng):
+        q, basis = still(CELLS["oP"], rotation, rng, 150, thickness=0.16)
+        lattices = index_without_cell(q, IndexingRecipe()).lattices
+        found += any(misorientation(lattice.basis, basis) < 1 for lattice in lattices)
+    assert found >= 5
+
+
+def test_axes_longer_than_are_looked_for_rarely_make_false_lattices():
+    """Two axes are right, a third one that is not suits half of the peaks."""
+    cell, rng = UnitCell(60, 70, 170, lattice_type="orthorhombic"), np.random.default_rng(30)
+    false, loose = 0, 0
+    for rotation in Rotation.random(8, rng=rng):
+        q, basis = still(cell, rotation, rng, 120)
+        found = index_without_cell(q, IndexingRecipe(max_axis=100))
+        false += any(misorientation(lattice.basis, basis) > 1 for lattice in found.lattices)
+        loose += kind(found.reason) is Reason.LOOSE_FIT
+    assert false <= 2
+    assert loose >= 4
 
 
 def test_too_few_peaks_are_said_to_be_too_few():

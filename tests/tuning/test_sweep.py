@@ -74,6 +74,19 @@ def test_a_recipe_that_calls_blanks_hits_is_mended_and_the_truth_agrees(
     assert row["unexplained"] > 10 > result.table.to_pylist()[proposal.setting]["unexplained"]
 
 
+def test_without_a_cell_lattices_of_any_cell_count(
+    frames: FrameSource, swept: Sweep, truth: list[dict[str, Any]]
+) -> None:
+    result = sweep(frames, Recipe().changed(peaks={"min_snr": 40.0}), SNR, hits=10)
+    assert result.recipe.cell is None
+    proposal, tried = propose(result), result.sample.numbers
+    assert proposal.changes == {"min_snr": (40.0, 5.0)}
+    found, with_cell = result.measure("lattices")[proposal.setting], swept.measure("lattices")[proposal.setting, tried]
+    hits = np.array([frame["is_hit"] for frame in truth])[tried]
+    assert not found[~hits].any()
+    assert found.sum() >= 0.9 * with_cell.sum() > 8
+
+
 def test_where_nothing_changes_nothing_is_proposed(frames: FrameSource, recipe: Recipe) -> None:
     result = sweep(frames[:12], recipe, {"max_peaks": (1500, 2500, 4000)})
     proposal = propose(result)
