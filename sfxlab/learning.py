@@ -1,22 +1,30 @@
-"""Bad pixels learned from the frames of a run, here or over Dask, before the run is processed."""
+"""Bad pixels and shapes of spots learned from the frames of a run, here or over Dask, before the run is processed."""
 
 from __future__ import annotations
 
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import closing
 from typing import Any
 
+import numpy as np
 from distributed import Client, Future, KilledWorker, wait
 
 from sfxlab.bad_pixels import LearnedMask, Part, added, find_bad_pixels, parts_of_sample
 from sfxlab.cluster import connection_lost, task_result
 from sfxlab.frames import FrameSource
-from sfxlab.recipe import BadPixelRecipe
+from sfxlab.frames.spot_profiles import SpotProfiles
+from sfxlab.integration import Examples, learn_profiles
+from sfxlab.pipeline import spot_examples
+from sfxlab.recipe import BadPixelRecipe, Recipe
 
 _LOG = logging.getLogger(__name__)
+
+_GOLDEN = 0.6180339887498949
+_FRAMES_IN_TASK = 4
 
 
 def learn_bad_pixels(
@@ -91,3 +99,79 @@ def _killed(task: Future[Any]) -> bool:
     except CancelledError as error:
         raise connection_lost(error) from error
     return task.status == "error" and isinstance(task.exception(), KilledWorker)
+
+
+def learn_spot_profiles(
+    frames: FrameSource,
+    recipe: Recipe,
+    client: Client | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SpotProfiles | None:
+    """What spots look like on these frames; None where too few of them are strong (`recipe.profiles`).
+
+    Frames are taken from all over the run, one after the other until there are spots enough, so the result does not
+    depend on the workers. `progress` is called with the spots found and wanted. Raises `ClusterError`.
+    """
+    wanted, report = recipe.profiles, progress or (lambda done, total: None)
+    # Of multiples of the golden ratio the smallest fractions belong to numbers that are evenly spread.
+    order = np.argsort(np.arange(len(frames)) * _GOLDEN % 1, kind="stable")[: wanted.frames].tolist()
+    groups = [order[first : first + _FRAMES_IN_TASK] for first in range(0, len(order), _FRAMES_IN_TASK)]
+    tasks = [tuple(frames[position : position + 1] for position in group) for group in groups]
+    found: list[Examples] = []
+    count = 0
+    report(count, wanted.spots)
+    with closing(_found_on_workers(client, tasks, recipe) if client else _found_here(tasks, recipe)) as results:
+        for examples in results:
+            found += examples
+            count += sum(map(len, examples))
+            report(min(count, wanted.spots), wanted.spots)
+            if count >= wanted.spots:
+                break
+    if not found:
+        return None
+    return learn_profiles(Examples.joined(found), len(frames.detector.panels), wanted, recipe.integration)
+
+
+def examples_of_frames(frames: Sequence[FrameSource], recipe: Recipe) -> list[Examples]:
+    """Strong spots of some frames, each a source of its own; frames that fail are left out."""
+    found = []
+    for source in frames:
+        try:
+            examples = spot_examples(source[0], recipe)
+        except Exception:  # noqa: BLE001
+            # It becomes a row with a reason when the run comes to it.
+            _LOG.debug("no spots are learned from %s", source.identity(0), exc_info=True)
+            continue
+        if examples is not None:
+            found.append(examples)
+    return found
+
+
+def _found_here(tasks: Sequence[Sequence[FrameSource]], recipe: Recipe) -> Generator[list[Examples]]:
+    for task in tasks:
+        yield examples_of_frames(task, recipe)
+
+
+def _found_on_workers(
+    client: Client, tasks: Sequence[Sequence[FrameSource]], recipe: Recipe
+) -> Generator[list[Examples]]:
+    """The same on workers, in the same order, a few tasks ahead of what is asked for."""
+    token = uuid.uuid4().hex[:8]
+    ahead = sum(client.nthreads().values()) + 1
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for number in range(len(tasks)):
+            for later in range(number + len(waiting), min(number + ahead, len(tasks))):
+                name = f"learn-profiles-{later:06d}-{token}"
+                waiting.append(client.submit(examples_of_frames, tasks[later], recipe, key=name, pure=False))
+            task = waiting.popleft()
+            if _killed(task):
+                _LOG.warning("profiles are learned without frames that kill workers: part %d of the sample", number)
+            else:
+                examples: list[Examples] = task_result(task)
+                yield examples
+    except OSError as error:
+        raise connection_lost(error) from error
+    finally:
+        if client.status == "running":
+            client.cancel(list(waiting))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.crystal import Crystal, UnitCell
-from sfxlab.diffraction import predict, refine
+from sfxlab.diffraction import Prediction, predict, refine
+from sfxlab.errors import FrameError
 from sfxlab.frames import Frame, FrameId
-from sfxlab.indexing import IndexingResult, Lattice, Target, index, index_without_cell, target_of
+from sfxlab.indexing import IndexingResult, Lattice, Spots
+from sfxlab.indexing.methods import index_frames, index_own
 from sfxlab.indexing.reasons import Reason
-from sfxlab.integration import Reflections, integrate
+from sfxlab.integration import Examples, Reflections, integrate
 from sfxlab.peaks import Peaks, find_peaks, is_hit
 from sfxlab.peaks.ice import ice_rings, ice_spots, salt
 from sfxlab.peaks.radial_average import RadialSums, radial_sums
-from sfxlab.recipe import Recipe
+from sfxlab.recipe import USUAL_BANDWIDTH, Recipe
 
 START_PROFILE_RADIUS = 0.002
 """Profile radius of a lattice before refinement, 1/Å."""
@@ -56,6 +58,8 @@ class FrameResult:
     """By how many standard deviations powder rings of ice rise above the background; the same holds."""
     salt: float = float("nan")
     """Share of the peaks' signal in spots like those of salt; from 0.7 on the frame counts as one with salt."""
+    bandwidth: float = float("nan")
+    """Standard deviation of the spectrum that reflections were predicted with, relative; NaN where none were."""
     radial: RadialSums | None = None
     """Sums of pixels by resolution; None where the result was read back, because runs keep sums of many frames."""
 
@@ -64,10 +68,11 @@ class FrameResult:
         return f"<Frame {self.index} {self.status}: {'; '.join(filter(None, (*facts, self.reason)))}>"
 
 
-def process_frame(frame: Frame, recipe: Recipe) -> FrameResult:
+def process_frame(frame: Frame, recipe: Recipe, found: IndexingResult | FrameError | None = None) -> FrameResult:
     """Find the peaks of a frame; where it is a hit, find its lattices, refine them and integrate their reflections.
 
-    A pure function: the result depends on nothing but the frame and the recipe. Errors are left to the caller.
+    A pure function: the result depends on nothing but the frame and the recipe. `found` is what its indexer made of the
+    frame's `spots`, where that is known already. Errors are left to the caller.
     """
     clock = _Clock()
     with clock("peaks"):
@@ -80,22 +85,42 @@ def process_frame(frame: Frame, recipe: Recipe) -> FrameResult:
     if not recipe.indexing.enabled:
         return _result(frame, "hit", peaks, seen, clock, "indexing is switched off")
     with clock("indexing"):
-        found = _indexed(q, recipe)
+        if found is None:
+            (found,) = index_frames(
+                [Spots(q, peaks, frame.detector, frame.photon_energy)], recipe.cell, recipe.indexing
+            )
+    if isinstance(found, FrameError):
+        raise found
     with clock("refinement"):
         crystals, reason = _refined(frame, peaks, found.lattices, recipe)
     if not crystals:
         return _result(frame, "hit", peaks, seen, clock, found.reason or reason)
     with clock("integration"):
-        limits = recipe.integration
-        predictions = [
-            predict(
-                crystal, frame.detector, frame.photon_energy,
-                min_partiality=limits.min_partiality, max_resolution=limits.max_resolution,
-            )
-            for crystal in crystals
-        ]  # fmt: skip
-        reflections = integrate(frame, predictions, limits)
-    return _result(frame, "indexed", peaks, seen, clock, "", crystals, reflections)
+        reflections = integrate(frame, _predicted(frame, crystals, recipe), recipe.integration, peaks)
+    result = _result(frame, "indexed", peaks, seen, clock, "", crystals, reflections)
+    return replace(result, bandwidth=_bandwidth(frame, recipe))
+
+
+def spots(frame: Frame, recipe: Recipe) -> Spots | None:
+    """The peaks of a frame as an indexer gets them; None where it is no hit."""
+    peaks = find_peaks(frame, recipe)
+    if not is_hit(peaks, recipe):
+        return None
+    q = frame.detector.q(peaks.panel, peaks.fs, peaks.ss, frame.photon_energy)
+    return Spots(q, peaks, frame.detector, frame.photon_energy)
+
+
+def spot_examples(frame: Frame, recipe: Recipe) -> Examples | None:
+    """Strong spots of a frame to learn profiles from; None where no lattice was found."""
+    hit = spots(frame, recipe) if recipe.indexing.enabled else None
+    if hit is None:
+        return None
+    # Spots look the same whoever indexed them, and our own indexer is at hand.
+    (found,) = index_own([hit], recipe.cell, recipe.indexing)
+    crystals, _ = _refined(frame, hit.peaks, found.lattices, recipe)
+    if not crystals:
+        return None
+    return Examples.of(frame, _predicted(frame, crystals, recipe), hit.peaks, recipe.integration)
 
 
 @dataclass(frozen=True)
@@ -113,13 +138,6 @@ def _seen(frame: Frame, peaks: Peaks, q: NDArray[np.float64]) -> _Seen:
     return _Seen(ice_spots(peaks.resolution), ice_rings(radial), salt(peaks, q), radial)
 
 
-def _indexed(q: NDArray[np.float64], recipe: Recipe) -> IndexingResult:
-    """Lattices of the cell of the recipe, or of any cell where it names none."""
-    if recipe.cell is None:
-        return index_without_cell(q, recipe.indexing)
-    return index(q, _target(recipe.cell), recipe.indexing)
-
-
 def _refined(
     frame: Frame, peaks: Peaks, lattices: tuple[Lattice, ...], recipe: Recipe
 ) -> tuple[tuple[Crystal, ...], str]:
@@ -134,11 +152,37 @@ def _refined(
             n_peaks=len(lattice.peaks),
             log10_p=lattice.log10_p,
         )
-        crystal = refine(start, peaks, frame.detector, frame.photon_energy, recipe.refinement, cell)
+        crystal = refine(
+            start, peaks, frame.detector, frame.photon_energy, recipe.refinement, cell, _bandwidth(frame, recipe)
+        )
         if crystal is not None:
             crystals.append(crystal)
     reason = Reason.REFINEMENT_FAILED.because(f"too few peaks near the predictions of {len(lattices)} lattices")
     return tuple(crystals), "" if crystals else reason
+
+
+def _predicted(frame: Frame, crystals: tuple[Crystal, ...], recipe: Recipe) -> list[Prediction]:
+    """What each crystal should show on a frame."""
+    limits = recipe.integration
+    predictions = []
+    for crystal in crystals:
+        reach = limits.max_resolution
+        if limits.push_resolution > 0 and math.isfinite(crystal.resolution_limit):
+            pushed = crystal.resolution_limit + limits.push_resolution
+            reach = min(reach, pushed) if reach > 0 else pushed
+        predictions.append(
+            predict(
+                crystal, frame.detector, frame.photon_energy, bandwidth=_bandwidth(frame, recipe),
+                min_partiality=limits.min_partiality, overprediction=limits.overprediction, max_resolution=reach,
+            )
+        )  # fmt: skip
+    return predictions
+
+
+def _bandwidth(frame: Frame, recipe: Recipe) -> float:
+    """Standard deviation of the spectrum, relative: of the recipe, of the geometry, or a usual one."""
+    known = USUAL_BANDWIDTH if frame.bandwidth is None else frame.bandwidth
+    return recipe.integration.bandwidth or known
 
 
 def _result(
@@ -167,12 +211,6 @@ def _result(
         radial=seen.radial,
         seconds=clock.seconds,
     )
-
-
-@lru_cache(maxsize=8)
-def _target(cell: UnitCell) -> Target:
-    """The target of a run is the same for all its frames."""
-    return target_of(cell)
 
 
 class _Clock:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, 
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -18,15 +19,25 @@ from distributed import Client, Future, KilledWorker, as_completed
 
 from sfxlab.bad_pixels import learned_before, with_learned_mask
 from sfxlab.cluster import connection_lost, task_result
-from sfxlab.errors import InputError, RunError, UnreachableError
+from sfxlab.errors import FrameError, InputError, RunError, UnreachableError
 from sfxlab.frames import FrameId, FrameSequence, FrameSource
-from sfxlab.learning import learn_bad_pixels
+from sfxlab.frames.profiled import with_profiles
+from sfxlab.indexing import IndexingResult
+from sfxlab.indexing.methods import check_indexer, index_frames, takes_chunks
+from sfxlab.learning import learn_bad_pixels, learn_spot_profiles
 from sfxlab.peaks.hits import check_hit_function, hit_function_source
-from sfxlab.pipeline import FrameResult, process_frame
+from sfxlab.pipeline import FrameResult, process_frame, spots
 from sfxlab.progress import Progress, Report, reported
 from sfxlab.recipe import Recipe
 from sfxlab.store import Counts, Run, RunRecord, describe
-from sfxlab.store.parts import committed_chunks, learned_mask_path, part_path, results_in_chunk, write_chunk
+from sfxlab.store.parts import (
+    committed_chunks,
+    learned_mask_path,
+    part_path,
+    profiles_path,
+    results_in_chunk,
+    write_chunk,
+)
 from sfxlab.store.projection import MaximumProjection, join_projections
 from sfxlab.store.record import HIT_FUNCTION
 from sfxlab.whole_files import written_whole
@@ -54,7 +65,8 @@ def process(
     Without `output` the run goes to `sfxlab-runs/DATE-TIME` in the working directory. With `resume` a run that is
     there already is continued, and begun where there is none; recipe, frames and input files have to be the same as
     when it began. Frames that failed because their file on the network could not be read are then tried again.
-    Bad pixels that no mask knows are learned first, from frames evenly spread over the run (`recipe.bad_pixels`).
+    Bad pixels that no mask knows and the shapes of spots are learned first, from frames evenly spread over the run
+    (`recipe.bad_pixels`, `recipe.profiles`).
     A function of the user's own that decides on hits (`recipe.hits.function`) is tried first and kept in the run.
     `chunk_size` is the number of frames in a task and in a part on disk (chosen from the number of
     frames by default). `inputs` and `command` are recorded as what the user said. `progress` is called with a
@@ -74,7 +86,7 @@ def process(
             run.resumed()
             join_projections(run.path)
         recipe = _with_kept_function(recipe, run.path)
-        _learn(frames, run, client, report)
+        _learn(frames, run, recipe, client, report)
         numbers = {*run.missing_chunks(), *(index // run.record.chunk_size for index in again)}
         chunks = _chunks(frames, run.record, sorted(numbers))
         done = _here(chunks, recipe, run.path) if client is None else _on_workers(client, chunks, recipe, run.path)
@@ -95,16 +107,38 @@ def process_chunk(frames: FrameSource, recipe: Recipe, start: int, run_path: Pat
     Where the chunk is in the run already, only the frames are processed whose files could not be read then. Returns
     the counts of those that were processed now.
     """
-    frames = with_learned_mask(frames, learned_mask_path(run_path))
+    frames = _with_learned(frames, run_path)
     kept, maximum = _kept(run_path, number), MaximumProjection()
-    fresh = {
-        start + position: process_one(frames, position, start + position, recipe, maximum)
-        for position in range(len(frames))
-        if start + position not in kept
-    }
+    todo = [position for position in range(len(frames)) if start + position not in kept]
+    began = time.perf_counter()
+    found = _indexed_together(frames, todo, recipe) if takes_chunks(recipe.indexing) else {}
+    share = (time.perf_counter() - began) / max(len(found), 1)
+    fresh = {}
+    for position in todo:
+        result = process_one(frames, position, start + position, recipe, maximum, found.get(position))
+        if position in found:
+            result = replace(result, seconds={**result.seconds, "indexing": share})
+        fresh[start + position] = result
     maximum.save(run_path)
     write_chunk(run_path, number, _in_order(kept, fresh))
     return _counts(fresh.values())
+
+
+def _indexed_together(
+    frames: FrameSource, positions: Sequence[int], recipe: Recipe
+) -> dict[int, IndexingResult | FrameError]:
+    """What the indexer makes of the hits at these positions, all handed over at once; no pixels are kept meanwhile."""
+    hits = {}
+    for position in positions:
+        try:
+            hit = spots(frames[position], recipe)
+        except Exception:  # noqa: BLE001
+            # What is wrong with the frame goes on record when it is processed.
+            continue
+        if hit is not None:
+            hits[position] = hit
+    results = index_frames(list(hits.values()), recipe.cell, recipe.indexing) if hits else []
+    return dict(zip(hits, results, strict=True))
 
 
 def _kept(run_path: Path, number: int) -> dict[int, FrameResult]:
@@ -120,16 +154,21 @@ def _in_order(kept: Mapping[int, FrameResult], fresh: Mapping[int, FrameResult])
 
 
 def process_one(
-    frames: FrameSource, position: int, index: int, recipe: Recipe, maximum: MaximumProjection | None = None
+    frames: FrameSource,
+    position: int,
+    index: int,
+    recipe: Recipe,
+    maximum: MaximumProjection | None = None,
+    found: IndexingResult | FrameError | None = None,
 ) -> FrameResult:
     """The frame at `position` of `frames` as number `index`; whatever goes wrong is its reason to have failed.
 
-    A hit is taken into `maximum`.
+    A hit is taken into `maximum`. `found` is what its indexer made of it, where that is known already.
     """
     name = frames.identity(position)
     try:
         frame = frames[position]
-        result = process_frame(frame, recipe)
+        result = process_frame(frame, recipe, found)
         if maximum is not None and result.status in ("hit", "indexed"):
             maximum.add(frame)
     except Exception as error:  # noqa: BLE001
@@ -139,9 +178,14 @@ def process_one(
     return replace(result, id=name, index=index)
 
 
+def _with_learned(frames: FrameSource, run_path: Path) -> FrameSource:
+    """The frames with what was learned from the run: bad pixels and shapes of spots."""
+    return with_profiles(with_learned_mask(frames, learned_mask_path(run_path)), profiles_path(run_path))
+
+
 def _process_alone(frames: FrameSource, index: int, recipe: Recipe, run_path: Path) -> FrameResult:
     maximum = MaximumProjection()
-    result = process_one(with_learned_mask(frames, learned_mask_path(run_path)), 0, index, recipe, maximum)
+    result = process_one(_with_learned(frames, run_path), 0, index, recipe, maximum)
     maximum.save(run_path)
     return result
 
@@ -172,6 +216,7 @@ def _begun(
     path = Path("sfxlab-runs", f"{datetime.now():%Y-%m-%dT%H-%M-%S}") if output is None else Path(output)
     _ = recipe.cell  # an impossible cell stops here
     check_hit_function(recipe)
+    check_indexer(recipe.cell, recipe.indexing)
     if not (resume and path.exists()):
         Run.require_absent(path)
         record = _record(frames, recipe, chunk_size or default_chunk_size(len(frames)), inputs, command)
@@ -230,20 +275,27 @@ def _with_kept_function(recipe: Recipe, run_path: Path) -> Recipe:
     return recipe.changed(hits={"function": f"{kept}:{name.rpartition(':')[2]}"})
 
 
-def _learn(frames: FrameSource, run: Run, client: Client | None, report: Report) -> None:
-    """Learn the run's bad pixels, once: all its frames shall have the same ones."""
-    wanted, path = run.recipe.bad_pixels, learned_mask_path(run.path)
-    if not wanted.learn or path.exists() or committed_chunks(run.path) or learned_before(frames):
+def _learn(frames: FrameSource, run: Run, recipe: Recipe, client: Client | None, report: Report) -> None:
+    """Learn the run's bad pixels, then the shapes of its spots, once: all its frames shall have the same ones."""
+    if committed_chunks(run.path):
         return
     began = time.monotonic()
 
-    def learning(done: int, total: int) -> None:
-        stage = f"learning bad pixels, {done} of {total}"
+    def learning(what: str, done: int, total: int) -> None:
+        stage = f"learning {what}, {done} of {total}"
         report(Progress(run.counts, run.record.n_frames, 0, time.monotonic() - began, stage))
 
-    learned = learn_bad_pixels(frames, wanted, client, learning)
-    if learned is not None:
-        learned.save(path)
+    mask_path, profile_path = learned_mask_path(run.path), profiles_path(run.path)
+    if recipe.bad_pixels.learn and not mask_path.exists() and not learned_before(frames):
+        learned = learn_bad_pixels(frames, recipe.bad_pixels, client, partial(learning, "bad pixels"))
+        if learned is not None:
+            learned.save(mask_path)
+    wanted = recipe.profiles.learn and recipe.integration.fit_profiles and recipe.indexing.enabled
+    if wanted and not profile_path.exists():
+        good = with_learned_mask(frames, mask_path)
+        profiles = learn_spot_profiles(good, recipe, client, partial(learning, "shapes of spots"))
+        if profiles is not None:
+            profiles.save(profile_path)
 
 
 def _names(frames: FrameSource) -> Iterator[FrameId]:

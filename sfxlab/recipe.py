@@ -17,6 +17,9 @@ from sfxlab.crystal import UnitCell, check_lattice
 from sfxlab.crystal.cell import Centring, LatticeType
 from sfxlab.errors import CellError, RecipeError, suggestion
 
+USUAL_BANDWIDTH = 5e-4
+"""Of SASE pulses about, where nothing says better."""
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -122,12 +125,27 @@ class IndexingRecipe(_Section):
     """Indexing, with a known cell or without."""
 
     enabled: bool = Field(True, description="Look for lattices; without, hits are found only")
+    method: str = Field(
+        "sfxlab",
+        description='sfxlab: our own; crystfel:METHOD, for example "crystfel:xgandalf": what your indexamajig calls so;'
+        ' dials or "dials:METHOD"; or the name of a plug-in',
+    )
+    program: str = Field(
+        "", description="For crystfel and dials: the indexamajig, or the Python with DIALS; empty for that on PATH"
+    )
+    program_options: str = Field(
+        "", description="Further options for indexamajig, or parameters for dials.ssx_index, as on a command line"
+    )
+    program_time_limit: Positive = Field(
+        60.0, description="Seconds that such a program may take for a frame; for a chunk, so many times its hits"
+    )
+    program_memory: Positive = Field(8.0, description="Memory that each process of it may have, GB")
     cell: CellRecipe | None = Field(
         None, description="The unit cell; without one, lattices of any cell are looked for, in their reduced cells"
     )
     min_axis: Positive = Field(10.0, description="Without a cell: shortest axis of the reduced cell, Å")
     max_axis: Positive = Field(400.0, description="Without a cell: longest axis of the reduced cell, Å")
-    max_lattices: int = Field(4, ge=1, le=10, description="Most lattices looked for in a frame")
+    max_lattices: int = Field(10, ge=1, le=10, description="Most lattices looked for in a frame")
     length_tolerance: Positive = Field(0.05, description="Largest relative deviation of a, b, c of the primitive cell")
     angle_tolerance: Positive = Field(1.5, description="Largest deviation of the primitive cell's angles, degrees")
     max_log10_p: float = Field(
@@ -156,23 +174,54 @@ class RefinementRecipe(_Section):
     cell_restraint: Positive = Field(
         0.01, description="Relative standard deviation of cell lengths about the given cell"
     )
+    detector_shift: Literal["none", "frame"] = Field(
+        "none",
+        description="frame: refine a shift of the detector along x and y for each crystal, for beams that move; what a"
+        " single frame tells of it is little, and it correlates with the orientation",
+    )
 
 
 class IntegrationRecipe(_Section):
-    """Ring summation."""
+    """Which reflections are predicted, and their integration: sums and fits of profiles."""
 
     peak_radius: Positive = Field(3.0, description="Radius of the peak, pixels")
     background_inner: Positive = Field(4.0, description="Inner radius of the background ring, pixels")
     background_outer: Positive = Field(6.0, description="Outer radius of the background ring, pixels")
+    fit_profiles: bool = Field(
+        True,
+        description="Fit the profiles that were learned from the run, and take fits where they are better than sums",
+    )
     max_resolution: NonNegative = Field(0.0, description="Integrate up to this 1/d, 1/Å; 0 for the whole detector")
+    push_resolution: NonNegative = Field(
+        0.0, description="Integrate so far beyond the resolution that a crystal's peaks reach, 1/Å; 0 for no such limit"
+    )
     min_partiality: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.236,
-        description="Reflections less excited than this are not predicted (Gaussian model, |ε| < 1.7 R)",
+        0.135,
+        description="Reflections less excited than this are not predicted (Gaussian model, |ε| < 2 R)",
+    )
+    overprediction: Annotated[float, Field(ge=1, le=5)] = Field(
+        1.0,
+        description="Predict up to so many times the excitation error that belongs to min_partiality, for"
+        " post-refinement",
+    )
+    bandwidth: Annotated[float, Field(ge=0, lt=0.2)] = Field(
+        0.0,
+        description="Standard deviation of the spectrum, relative; 0 for that of the geometry, or else"
+        f" {USUAL_BANDWIDTH}",
     )
 
     @model_validator(mode="after")
     def _check_order(self) -> IntegrationRecipe:
         return _ascending(self, ("peak_radius", "background_inner", "background_outer"))
+
+
+class ProfileRecipe(_Section):
+    """Shapes of spots, learned before a run is processed."""
+
+    learn: bool = Field(True, description="Learn them from the run's own frames")
+    spots: int = Field(3000, ge=1, description="Strong spots that are enough to learn from")
+    frames: int = Field(512, ge=1, description="Most frames to look for them in, spread over the run")
+    min_spots: int = Field(200, ge=20, description="From fewer spots nothing is learned, and reflections are summed")
 
 
 class BadPixelRecipe(_Section):
@@ -194,6 +243,7 @@ class Recipe(_Section):
     """All parameters of the way from a frame to its reflections."""
 
     bad_pixels: BadPixelRecipe = BadPixelRecipe()
+    profiles: ProfileRecipe = ProfileRecipe()
     peaks: PeakRecipe = PeakRecipe()
     hits: HitRecipe = HitRecipe()
     indexing: IndexingRecipe = IndexingRecipe()

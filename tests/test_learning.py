@@ -18,7 +18,7 @@ from sfxlab.bad_pixels import KINDS, LearnedMask, parts_of_sample, read_learned_
 from sfxlab.cluster import connect
 from sfxlab.crystal import read_cell
 from sfxlab.frames import FrameSource, open_frames
-from sfxlab.learning import learn_bad_pixels
+from sfxlab.learning import learn_bad_pixels, learn_spot_profiles
 from sfxlab.pipeline import process_frame
 from sfxlab.processing import process
 from sfxlab.progress import Progress
@@ -97,6 +97,11 @@ def test_workers_learn_what_this_process_learns(
 ) -> None:
     there = process(frames, recipe, two_workers, tmp_path / "there", chunk_size=5, progress=None)
     assert_same(there.bad_pixels, run.bad_pixels)
+    assert (there.path / "profiles.h5").exists()
+    assert there.profiles is not None
+    assert run.profiles is not None
+    for name in ("tables", "resolution", "misfit", "offsets"):
+        np.testing.assert_array_equal(getattr(there.profiles, name), getattr(run.profiles, name))
     assert tables(there) == tables(run)
     with connect("local", workers=1, dashboard=False) as client:
         assert_same(learn_bad_pixels(frames, recipe.bad_pixels, client), run.bad_pixels)
@@ -109,6 +114,8 @@ def test_a_frame_by_hand_gives_what_the_run_has(recipe: Recipe, run: Run) -> Non
     for number in (0, 11):
         mine, its = process_frame(frames[number], recipe), run.result(number)
         np.testing.assert_array_equal(mine.peaks.fs, its.peaks.fs)
+        for one, other in zip(mine.reflections, its.reflections, strict=True):
+            np.testing.assert_array_equal(one.intensity_profile, other.intensity_profile)
         assert not learned.bad[mine.peaks.ss.astype(int), mine.peaks.fs.astype(int)].any()
     assert (frames[0].bad.astype(int) - run.open_frames(learned_mask=False)[0].bad).sum() == learned.bad.sum()
 
@@ -205,3 +212,37 @@ def test_frames_that_cannot_be_read_are_left_out(simulation: Simulation, tmp_pat
     learned = learn_bad_pixels(open_frames(broken, simulation.geometry), BadPixelRecipe())
     assert learned is not None
     assert learned.frames == 23
+
+
+def test_fits_of_learned_profiles_are_closer_to_each_other_than_sums(run: Run) -> None:
+    """Of weak reflections, whose scatter is noise: the fits' errors are smaller, and they are not the same as sums."""
+    profiles = run.profiles
+    assert profiles is not None
+    assert profiles.spots >= 200
+    assert run.summary()["shape of spots"] == str(profiles)
+    found = run.reflections.to_pandas()
+    weak = found[found.intensity_sum < 2 * found.sigma_sum].dropna()
+    assert len(weak) > 300
+    assert weak.intensity_profile.std() < 0.8 * weak.intensity_sum.std()
+    assert (weak.intensity == weak.intensity_profile).mean() > 0.9
+
+
+def test_profiles_are_learned_only_where_they_are_wanted(frames: FrameSource, recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.changed(bad_pixels={"learn": False})
+    few = frames[:4]
+    for number, changes in enumerate(
+        ({"profiles": {"learn": False}}, {"integration": {"fit_profiles": False}}, {"profiles": {"min_spots": 5000}})
+    ):
+        run = process(few, recipe.changed(**changes), output=tmp_path / str(number), progress=None)
+        assert run.profiles is None
+        assert np.isnan(run.reflections["intensity_profile"].to_numpy()).all()
+
+
+def test_enough_spots_end_the_search_for_more(frames: FrameSource, recipe: Recipe) -> None:
+    recipe = recipe.changed(profiles={"spots": 250})
+    told: list[tuple[int, int]] = []
+    learned = learn_spot_profiles(frames, recipe, progress=lambda done, total: told.append((done, total)))
+    assert learned is not None
+    assert learned.frames < 20
+    assert told[0] == (0, 250)
+    assert told[-1] == (250, 250)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 @click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Unit cell: .cell, PDB or MTZ.")
 @click.option("--find-cell", is_flag=True, help="Find the unit cell first, from a sample of the frames.")
 @click.option("--recipe", "recipe_path", type=PATH, help="Parameters, TOML.")
+@click.option(
+    "--indexing", "method", help="sfxlab, crystfel:METHOD, dials, or a plug-in. [default: what the recipe says]"
+)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the run.")
 @click.option("--cluster", default="local", show_default=True, help="local, or tcp://HOST:PORT of a Dask scheduler.")
 @click.option("--workers", type=click.IntRange(0), help="Processes on this machine; 0: this one only. [default: cores]")
@@ -46,6 +49,7 @@ def process_command(
     cell_path: Path | str | None,
     find_cell: bool,
     recipe_path: Path | None,
+    method: str | None,
     output: Path,
     cluster: str,
     workers: int | None,
@@ -63,6 +67,7 @@ def process_command(
       sfxlab process data.cxi -g data.geom -p lysozyme.cell -o run1
       sfxlab process data.cxi -g data.geom --find-cell -o run1
       sfxlab process 'r0042/*.h5' -g jf.geom -p my.cell -o run2 --workers 8
+      sfxlab process data.cxi -g data.geom -p my.cell -o run3 --indexing crystfel:xgandalf
     """
     from sfxlab.cluster import connect
     from sfxlab.frames import open_frames
@@ -70,6 +75,8 @@ def process_command(
     from sfxlab.store import Run
 
     recipe = _recipe(recipe_path, cell_path)
+    if method:
+        recipe = recipe.changed(indexing={"method": method})
     if find_cell and recipe.cell is not None:
         raise click.UsageError("--find-cell is for frames without a unit cell; one is given already.")
     if not resume:

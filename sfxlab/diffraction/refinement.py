@@ -1,4 +1,4 @@
-"""Orientation, cell and profile radius of a crystal from the positions of its peaks.
+"""Orientation, cell and nodes of a crystal from the positions of its peaks.
 
 METHODS.md section 5.4: robust least squares on the distance between peak and prediction in pixels and on the excitation
 error, with analytic gradients. The cell changes only as its lattice type allows.
@@ -6,135 +6,83 @@ error, with analytic gradients. The cell changes only as its lattice type allows
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from sfxlab.crystal import Crystal, UnitCell, parameters_of, symmetrise
+from sfxlab.diffraction.node_profile import node_profile
 from sfxlab.diffraction.prediction import panel_inverses
+from sfxlab.diffraction.refinement_kernels import least_squares, paired, residuals
 from sfxlab.geometry import HC_EV_ANGSTROM, Detector
 from sfxlab.peaks import Peaks
 from sfxlab.recipe import RefinementRecipe
 
-PAIRING_INDEX_ERROR = 0.25
 PAIRING_DISTANCE = 5.0
 """Peaks further than this from their prediction are not used, pixels."""
 STRICT_DISTANCE = 3.0
 """After the first round: so many times the median distance."""
-HUBER = 2.0
-START_PIXEL, START_EXCITATION = 1.0, 1e-3
-"""Standard deviations to begin with: 1 pixel weighs as much as 0.001 1/Å."""
-MIN_PIXEL, MIN_EXCITATION = 0.1, 2e-5
 MIN_PEAKS = 6
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Peaks and the reflections they are taken for, each (n,) or (n, 3)."""
-
-    hkl: NDArray[np.float64]
-    panel: NDArray[np.int16]
-    fs: NDArray[np.float64]
-    ss: NDArray[np.float64]
-
-    def __getitem__(self, which: NDArray[np.bool_]) -> Pairs:
-        return Pairs(self.hkl[which], self.panel[which], self.fs[which], self.ss[which])
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is refined: basis = rotation @ cell_basis, columns in 1/Å."""
-
-    rotation: NDArray[np.float64]
-    cell_basis: NDArray[np.float64]
-
-    @property
-    def basis(self) -> NDArray[np.float64]:
-        """Columns a*, b*, c* in the laboratory frame, 1/Å."""
-        return np.asarray(self.rotation @ self.cell_basis)
-
-
 def refine(
-    crystal: Crystal, peaks: Peaks, detector: Detector, photon_energy: float, recipe: RefinementRecipe, target: UnitCell
+    crystal: Crystal,
+    peaks: Peaks,
+    detector: Detector,
+    photon_energy: float,
+    recipe: RefinementRecipe,
+    target: UnitCell,
+    bandwidth: float = 0.0,
 ) -> Crystal | None:
     """Refine a crystal against the peaks of its frame; None where too few peaks belong to it.
 
-    The returned crystal has its lattice type's exact symmetry, the profile radius and resolution limit that the peaks
-    show, and the root mean square residual. Photon energy in eV.
+    The returned crystal has its lattice type's exact symmetry, the node radius, mosaicity and resolution limit that the
+    peaks show, the root mean square residual and, where the recipe says so, the detector's shift. Photon energy in eV,
+    `bandwidth` its standard deviation, relative.
     """
-    geometry = (panel_inverses(detector), detector.arrays.bounds)
-    k = photon_energy / HC_EV_ANGSTROM
+    inverses, k = panel_inverses(detector), photon_energy / HC_EV_ANGSTROM
     q = detector.q(peaks.panel, peaks.fs, peaks.ss, photon_energy)
-    model = _constrained(crystal.basis, crystal.cell)
-    pairs = _pair(model, q, peaks, geometry, k, PAIRING_DISTANCE)
+    panel = peaks.panel.astype(np.int64)
+    bounds = detector.arrays.bounds[panel]
+    place = np.stack([peaks.fs - bounds[:, 2], peaks.ss - bounds[:, 0]], axis=1).astype(np.float64)
+    rotation, cell_basis = _constrained(crystal.basis, crystal.cell)
+    shift = np.array(crystal.detector_shift, dtype=np.float64)
+    real_basis = np.asarray(np.linalg.inv(cell_basis), dtype=np.float64)
+    strains = allowed_strains(target, real_basis) if recipe.refine_cell else np.zeros((0, 3, 3))
+    amplitudes = np.ascontiguousarray(np.linalg.pinv(strains.reshape(len(strains), 9).T)).reshape(len(strains), 9)
+    which, hkl = paired(q, panel, place, inverses, k, rotation @ cell_basis, shift, PAIRING_DISTANCE)
     for _ in range(2):
-        if len(pairs.fs) < MIN_PEAKS:
+        if len(which) < MIN_PEAKS:
             return None
-        model = _least_squares(model, pairs, geometry, k, recipe, target)
-        distance = _distances(model, pairs, geometry, k)
-        limit = max(1.0, STRICT_DISTANCE * float(np.median(distance)))
-        pairs = _pair(model, q, peaks, geometry, k, min(limit, PAIRING_DISTANCE))
-    if len(pairs.fs) < MIN_PEAKS:
+        rotation, cell_basis, shift = least_squares(
+            hkl, panel[which], place[which], inverses, k, rotation, cell_basis, shift,
+            2 if recipe.detector_shift == "frame" else 0, strains, target.reciprocal_basis, amplitudes,
+            recipe.cell_restraint, recipe.cycles,
+        )  # fmt: skip
+        error = residuals(hkl, panel[which], place[which], inverses, k, rotation @ cell_basis, shift)
+        limit = max(1.0, STRICT_DISTANCE * float(np.median(np.hypot(error[:, 0], error[:, 1]))))
+        which, hkl = paired(q, panel, place, inverses, k, rotation @ cell_basis, shift, min(limit, PAIRING_DISTANCE))
+    if len(which) < MIN_PEAKS:
         return None
-    excitation = residuals(model, pairs, geometry, k)[:, 2]
-    distance = _distances(model, pairs, geometry, k)
+    basis = rotation @ cell_basis
+    error = residuals(hkl, panel[which], place[which], inverses, k, basis, shift)
+    nodes = hkl @ basis.T
+    resolution = np.linalg.norm(nodes, axis=1)
+    lean = 1 - (nodes[:, 2] + k) / (k - error[:, 2])
+    intensity = peaks.intensity[which].astype(np.float64)
+    radius, mosaicity = node_profile(np.ascontiguousarray(error[:, 2]), intensity, resolution, lean * k * bandwidth)
     return replace(
         crystal,
-        cell=crystal.cell.with_basis(model.basis),
-        basis=model.basis,
-        profile_radius=profile_radius(excitation),
-        resolution_limit=_resolution_limit(np.linalg.norm(pairs.hkl @ model.basis.T, axis=1)),
-        n_peaks=len(pairs.fs),
-        rms_residual=float(np.sqrt(np.mean(distance**2))),
+        cell=crystal.cell.with_basis(basis),
+        basis=basis,
+        profile_radius=radius,
+        mosaicity=mosaicity,
+        resolution_limit=_resolution_limit(resolution),
+        detector_shift=(float(shift[0]), float(shift[1])),
+        n_peaks=len(which),
+        rms_residual=float(np.sqrt(np.mean(error[:, 0] ** 2 + error[:, 1] ** 2))),
     )
-
-
-def profile_radius(excitation: NDArray[np.float64]) -> float:
-    """Radius of the nodes from the excitation errors of peaks, 1/Å: a robust standard deviation (1.4826 × median)."""
-    return max(1.4826 * float(np.median(np.abs(excitation))), MIN_EXCITATION)
-
-
-def residuals(
-    model: Model, pairs: Pairs, geometry: tuple[NDArray[np.float64], NDArray[np.int64]], k: float
-) -> NDArray[np.float64]:
-    """fs, ss (pixels, predicted − observed) and excitation error (1/Å) of each pair, (n, 3)."""
-    rays, v = _rays(model, pairs, geometry[0], k)
-    bounds = geometry[1][pairs.panel]
-    fs = v[:, 1] / v[:, 0] + bounds[:, 2] - pairs.fs
-    ss = v[:, 2] / v[:, 0] + bounds[:, 0] - pairs.ss
-    return np.stack([fs, ss, k - np.linalg.norm(rays, axis=1)], axis=1)
-
-
-def gradients(
-    model: Model,
-    pairs: Pairs,
-    geometry: tuple[NDArray[np.float64], NDArray[np.int64]],
-    k: float,
-    strains: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Derivatives of `residuals`, (n, 3, 3 + n_strains).
-
-    The parameters are rotations about x, y, z (radians, right-handed) and the amplitudes of the symmetric strains
-    (n_strains, 3, 3) of the real cell. For S with derivative ∂S: ∂v = D⁻¹∂S, ∂fs = (∂v₁ − f ∂v₀)/v₀ and likewise ss,
-    ∂ε = −Ŝ·∂S; ∂S = u × q for a rotation about u, ∂S = −R G B h for a strain G.
-    """
-    rays, v = _rays(model, pairs, geometry[0], k)
-    q = pairs.hkl @ model.basis.T
-    changes = [np.cross(axis, q) for axis in np.eye(3)]
-    in_cell = pairs.hkl @ model.cell_basis.T
-    changes += [-(in_cell @ strain.T) @ model.rotation.T for strain in strains]
-    unit = rays / np.linalg.norm(rays, axis=1)[:, None]
-    f, s = v[:, 1] / v[:, 0], v[:, 2] / v[:, 0]
-    out = np.empty((len(q), 3, len(changes)))
-    for i, change in enumerate(changes):
-        dv = np.einsum("nij,nj->ni", geometry[0][pairs.panel], change)
-        out[:, 0, i] = (dv[:, 1] - f * dv[:, 0]) / v[:, 0]
-        out[:, 1, i] = (dv[:, 2] - s * dv[:, 0]) / v[:, 0]
-        out[:, 2, i] = -np.einsum("ni,ni->n", unit, change)
-    return out
 
 
 def allowed_strains(cell: UnitCell, basis: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -169,104 +117,14 @@ def allowed_strains(cell: UnitCell, basis: NDArray[np.float64]) -> NDArray[np.fl
     return np.array(strains)
 
 
-def _constrained(basis: NDArray[np.float64], cell: UnitCell) -> Model:
-    """The symmetric cell nearest to a basis, in the rotation nearest to it."""
+def _constrained(basis: NDArray[np.float64], cell: UnitCell) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The reciprocal basis of the symmetric cell nearest to a basis, and the rotation that brings it nearest."""
     parameters = symmetrise(parameters_of(np.asarray(np.linalg.inv(basis), dtype=np.float64)), cell)
     cell_basis = cell.with_parameters(parameters).reciprocal_basis
     u, _, vt = np.linalg.svd(basis @ np.linalg.inv(cell_basis))
     if np.linalg.det(u @ vt) < 0:
         u[:, 2] = -u[:, 2]
-    return Model(np.asarray(u @ vt), cell_basis)
-
-
-def _rays(
-    model: Model, pairs: Pairs, inverses: NDArray[np.float64], k: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scattered rays S and their vectors v = D⁻¹S on the panels of the peaks, each (n, 3)."""
-    rays = pairs.hkl @ model.basis.T
-    rays[:, 2] += k
-    return rays, np.einsum("nij,nj->ni", inverses[pairs.panel], rays)
-
-
-def _distances(
-    model: Model, pairs: Pairs, geometry: tuple[NDArray[np.float64], NDArray[np.int64]], k: float
-) -> NDArray[np.float64]:
-    r = residuals(model, pairs, geometry, k)
-    return np.asarray(np.hypot(r[:, 0], r[:, 1]))
-
-
-def _pair(
-    model: Model,
-    q: NDArray[np.float64],
-    peaks: Peaks,
-    geometry: tuple[NDArray[np.float64], NDArray[np.int64]],
-    k: float,
-    max_distance: float,
-) -> Pairs:
-    """Peaks whose indices are nearly whole and whose prediction is near."""
-    indices = q @ np.linalg.inv(model.basis).T
-    hkl = np.rint(indices)
-    near = (np.abs(indices - hkl).max(axis=1) < PAIRING_INDEX_ERROR) & (np.abs(hkl).sum(axis=1) > 0)
-    pairs = Pairs(hkl[near], peaks.panel[near], peaks.fs[near].astype(np.float64), peaks.ss[near].astype(np.float64))
-    return pairs[_distances(model, pairs, geometry, k) < max_distance]
-
-
-def _least_squares(
-    model: Model,
-    pairs: Pairs,
-    geometry: tuple[NDArray[np.float64], NDArray[np.int64]],
-    k: float,
-    recipe: RefinementRecipe,
-    target: UnitCell,
-) -> Model:
-    """Gauss-Newton with Huber weights; the scatter of the residuals sets their weights anew in each cycle."""
-    real_basis = np.asarray(np.linalg.inv(model.cell_basis), dtype=np.float64)
-    strains = allowed_strains(target, real_basis) if recipe.refine_cell else np.zeros((0, 3, 3))
-    pixel, excitation = START_PIXEL, START_EXCITATION
-    cost = math.inf
-    for _ in range(recipe.cycles):
-        scale = np.array([pixel, pixel, excitation])
-        r = residuals(model, pairs, geometry, k) / scale
-        size = np.sqrt((r[:, :2] ** 2).sum(axis=1) / 2)
-        weight = np.stack([_huber(size), _huber(size), _huber(np.abs(r[:, 2]))], axis=1)
-        j = gradients(model, pairs, geometry, k, strains) / scale[None, :, None]
-        normal = np.einsum("nri,nr,nrj->ij", j, weight, j)
-        right = np.einsum("nri,nr,nr->i", j, weight, r)
-        normal += np.diag([0.0] * 3 + [1 / recipe.cell_restraint**2] * len(strains))
-        right[3:] += _strain_from(model.cell_basis, target, strains) / recipe.cell_restraint**2
-        normal += 1e-9 * np.trace(normal) * np.eye(len(normal))
-        step = -np.linalg.solve(normal, right)
-        model = _moved(model, step, strains)
-        new_cost = float((weight * r**2).sum())
-        if abs(cost - new_cost) < 1e-4 * new_cost and np.abs(step).max() < 1e-6:
-            break
-        cost = new_cost
-        after = residuals(model, pairs, geometry, k)
-        pixel = max(1.4826 * float(np.median(np.abs(after[:, :2]))), MIN_PIXEL)
-        excitation = max(1.4826 * float(np.median(np.abs(after[:, 2]))), MIN_EXCITATION)
-    return model
-
-
-def _huber(size: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.minimum(1.0, HUBER / np.maximum(size, 1e-12)))
-
-
-def _strain_from(
-    cell_basis: NDArray[np.float64], target: UnitCell, strains: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Amplitudes of the strains that lead from the target cell to the present one, (n,)."""
-    if len(strains) == 0:
-        return np.zeros(0)
-    change = target.reciprocal_basis @ np.linalg.inv(cell_basis)
-    strain = (change + change.T) / 2 - np.eye(3)
-    design = strains.reshape(len(strains), 9).T
-    return np.asarray(np.linalg.lstsq(design, strain.ravel(), rcond=None)[0])
-
-
-def _moved(model: Model, step: NDArray[np.float64], strains: NDArray[np.float64]) -> Model:
-    rotation = Rotation.from_rotvec(step[:3]).as_matrix() @ model.rotation
-    stretch = np.eye(3) + np.tensordot(step[3:], strains, axes=1) if len(strains) else np.eye(3)
-    return Model(rotation, np.linalg.inv(stretch) @ model.cell_basis)
+    return np.asarray(u @ vt), cell_basis
 
 
 def _resolution_limit(resolution: NDArray[np.float64]) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxlab.frames.spot_profiles import SpotProfiles
 from sfxlab.geometry import HC_EV_ANGSTROM, Detector
 
 
@@ -50,6 +51,12 @@ class Frame:
     saturation_map: NDArray[np.float32] | None = None
     """Values from which on single pixels are saturated, as all are from `max_adu` of their panel on; infinite where
     there is none, same shape as `data`. None where no geometry file names such a map."""
+
+    bandwidth: float | None = None
+    """Standard deviation of the spectrum, relative; None where the geometry does not say."""
+
+    profiles: SpotProfiles | None = None
+    """What spots look like in the run that the frame is of; None where it was not learned."""
 
     @property
     def wavelength(self) -> float:

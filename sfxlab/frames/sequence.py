@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self, overload
 
@@ -228,4 +228,4 @@ class FrameSequence(ABC):
                 found=f"{frame.photon_energy} eV at {self.geometry.photon_energy.value}", expected="a number above 0",
                 remedy="write 'photon_energy = … eV' with the number in the geometry file",
             )  # fmt: skip
-        return frame
+        return frame if self.geometry.bandwidth is None else replace(frame, bandwidth=self.geometry.bandwidth)

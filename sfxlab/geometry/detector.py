@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxlab.geometry.panel_grid import PanelGrid, grid_of
 from sfxlab.geometry.pixel_maps import RADIUS, TWO_SINE, X, Y, map_pixels
 
 HC_EV_ANGSTROM = 12398.4198
@@ -108,6 +109,12 @@ class Detector:
             bounds=np.array([(p.row, p.row + p.rows, p.column, p.column + p.columns) for p in panels], dtype=np.int64),
             max_adu=np.array([p.max_adu for p in panels], dtype=np.float64),
         )
+
+    @cached_property
+    def panel_grid(self) -> PanelGrid:
+        """Which panels a direction may meet."""
+        a = self.arrays
+        return grid_of(a.corner, a.fs, a.ss, [(p.columns, p.rows) for p in self.panels])
 
     @cached_property
     def panel_map(self) -> NDArray[np.int16]:

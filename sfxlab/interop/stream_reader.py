@@ -28,6 +28,7 @@ from sfxlab.pipeline import FrameResult, Status
 _BEGIN_CHUNK, _END_CHUNK = "----- Begin chunk", "----- End chunk"
 _BEGIN_CRYSTAL, _END_CRYSTAL = "--- Begin crystal", "--- End crystal"
 _MEASURED = {"intensity": "i", "sigma": "sigma(i)", "peak": "peak", "background": "background"}
+_UNKNOWN = ("intensity_sum", "sigma_sum", "intensity_profile", "sigma_profile")
 _CELL_KEYS = ("a", "b", "c", "al", "be", "ga")
 
 
@@ -210,6 +211,7 @@ def _chunk(lines: Lines, panels: _PanelTable, target: UnitCell | None, count: in
         peaks=peaks,
         crystals=tuple(crystal for crystal, _ in crystals),
         reflections=tuple(_reflections(table, crystal, photon_energy, panels) for crystal, table in crystals),
+        bandwidth=fields.number("beam_bandwidth", math.nan),
     )
 
 
@@ -306,6 +308,7 @@ def _reflections(table: Table | None, crystal: Crystal, photon_energy: float, pa
         k=k,
         l=l,
         **measured,
+        **dict.fromkeys(_UNKNOWN, np.full(n, np.nan, np.float32)),
         partiality=partiality.astype(np.float32),
         excitation_error=excitation_error.astype(np.float32),
         panel=panel,

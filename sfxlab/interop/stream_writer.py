@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -112,6 +113,7 @@ def _chunk(result: FrameResult, places: _FilePlaces, bandwidth: float) -> Iterat
     yield f"Image serial number: {result.index + 1}\nhit = {int(hit)}\n"
     yield f"indexed_by = {_INDEXED_BY}\nn_indexing_tries = 1\n" if result.crystals else "indexed_by = none\n"
     yield f"photon_energy_eV = {result.photon_energy:f}\n"
+    bandwidth = result.bandwidth if math.isfinite(result.bandwidth) else bandwidth
     yield f"beam_divergence = 0.00e+00 rad\nbeam_bandwidth = {bandwidth:.2e} (fraction)\n"
     # The format has no place for reasons; copied headers are what its readers keep or skip without complaint.
     if result.status == "failed":

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfxlab.errors import RunError
 from sfxlab.pipeline import FrameResult
-from sfxlab.store.tables import SCHEMAS, TableName, results_of, tables_of
+from sfxlab.store.tables import ADDED, SCHEMAS, TableName, results_of, tables_of
 from sfxlab.whole_files import written_whole
 
 _PART = re.compile(r"part-(\d{6,})\.parquet")
@@ -54,7 +55,7 @@ def read_part(folder: Path, table: TableName, chunk: int, columns: Sequence[str]
     try:
         # Not pq.read_table, which would make columns of folder names such as "cell=lysozyme".
         with pq.ParquetFile(path) as file:
-            part = file.read(columns=wanted.names)
+            part = _columns(file, wanted, ADDED.get(table, {}))
     except (OSError, pa.ArrowException) as error:
         raise RunError(
             "a part of the run is missing or damaged",
@@ -72,6 +73,18 @@ def read_part(folder: Path, table: TableName, chunk: int, columns: Sequence[str]
     return part
 
 
+def _columns(file: pq.ParquetFile, wanted: pa.Schema, added: Mapping[str, float]) -> pa.Table:
+    """Some columns of a part, with those of `added` that it lacks because it was written before they came."""
+    lacking = {name: value for name, value in added.items() if name in wanted.names}
+    lacking = {name: value for name, value in lacking.items() if name not in file.schema_arrow.names}
+    part = file.read(columns=[name for name in wanted.names if name not in lacking])
+    if not lacking:
+        return part
+    rows = file.metadata.num_rows
+    arrays = [pa.array(np.full(rows, lacking[f.name]), f.type) if f.name in lacking else part[f.name] for f in wanted]
+    return pa.table(arrays, schema=pa.schema([f if f.name in lacking else part.schema.field(f.name) for f in wanted]))
+
+
 def results_in_chunk(folder: Path, chunk: int) -> Iterator[FrameResult]:
     """What became of the frames of a chunk, in order. Raises `RunError`."""
     return results_of({name: read_part(folder, name, chunk) for name in SCHEMAS})
@@ -85,6 +98,11 @@ def part_path(folder: Path, table: TableName, chunk: int) -> Path:
 def learned_mask_path(folder: Path) -> Path:
     """Where the bad pixels are that were learned from the run's frames."""
     return folder / "bad_pixels.h5"
+
+
+def profiles_path(folder: Path) -> Path:
+    """Where the shapes of spots are that were learned from the run's frames."""
+    return folder / "profiles.h5"
 
 
 def remove_leftovers(folder: Path) -> None:

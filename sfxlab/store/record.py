@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfxlab.errors import InputError, RunError
 from sfxlab.frames import FrameId
+from sfxlab.indexing.methods import indexer_version
 from sfxlab.peaks.hits import hit_function_checksum
 from sfxlab.recipe import Recipe
 from sfxlab.remote.addresses import is_address
@@ -99,6 +100,8 @@ class RunRecord(_Frozen):
     resumed: tuple[datetime, ...] = ()
     finished: datetime | None = None
     versions: dict[str, str]
+    indexed_by: dict[str, str] = {}
+    """Outside program or plug-in that indexes, and its version; empty for our own indexer."""
 
     @property
     def n_chunks(self) -> int:
@@ -135,6 +138,8 @@ class RunRecord(_Frozen):
             lines.append(f"chunk size: {self.chunk_size} in the run, {now.chunk_size} now")
         if self.versions.get("sfxlab") != now.versions.get("sfxlab"):
             lines.append(f"sfxlab: {self.versions.get('sfxlab')} in the run, {now.versions.get('sfxlab')} now")
+        if self.indexed_by != now.indexed_by:
+            lines.append(f"the indexer: {_named(self.indexed_by)} in the run, {_named(now.indexed_by)} now")
         return lines
 
     def to_json(self) -> str:
@@ -179,6 +184,7 @@ def describe(
         user=user_name(),
         host=socket.gethostname(),
         started=datetime.now(UTC),
+        indexed_by=indexer_version(recipe.indexing),
         versions={"python": platform.python_version(), **{name: _version(name) for name in _DISTRIBUTIONS}},
     )
 
@@ -294,6 +300,10 @@ def _file_differences(before: Sequence[InputFile], now: Sequence[InputFile]) -> 
 def _content(file: InputFile) -> tuple[object, ...]:
     # The date counts only where there is nothing better: a copy has another one.
     return file.size, file.sha256, file.etag, file.modified if file.sha256 is None and file.etag is None else None
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "our own"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from sfxlab.bad_pixels import LearnedMask, read_learned_mask, summary_of_mask, with_learned_mask
 from sfxlab.errors import GeometryError, InputError, OutputExistsError, RunError, SfxlabError, UnreachableError
 from sfxlab.frames import FrameId, FrameSource, open_frames
+from sfxlab.frames.profiled import with_profiles
+from sfxlab.frames.spot_profiles import SpotProfiles, read_spot_profiles
 from sfxlab.geometry import Detector, Geometry, read_geometry
 from sfxlab.peaks.ice import ICE, SALT
 from sfxlab.peaks.radial_average import RadialSums
@@ -37,6 +39,7 @@ from sfxlab.store.parts import (
     committed_chunks,
     learned_mask_path,
     part_path,
+    profiles_path,
     read_part,
     remove_leftovers,
     results_in_chunk,
@@ -211,14 +214,22 @@ class Run:
         path = learned_mask_path(self.path)
         return read_learned_mask(path) if path.exists() else None
 
+    @property
+    def profiles(self) -> SpotProfiles | None:
+        """The shapes of spots that were learned from the run's frames; None where there are none."""
+        path = profiles_path(self.path)
+        return read_spot_profiles(path) if path.exists() else None
+
     def open_frames(self, inputs: Sequence[str] | None = None, *, learned_mask: bool = True) -> FrameSource:
         """The frames that the run was made from, numbered as in its tables; or the same, moved to `inputs`.
 
-        With `learned_mask`, bad pixels that were learned from the run are bad in them, as when it was processed.
+        They carry the shapes of spots that were learned from the run; with `learned_mask`, bad pixels that were
+        learned are bad in them. So `process_frame` gives what the run has.
 
         Raises `InputError`, `GeometryError`, or `RunError` where `inputs` has another number of frames.
         """
         frames = self._open_inputs(inputs)
+        frames = with_profiles(frames, profiles_path(self.path))
         return with_learned_mask(frames, learned_mask_path(self.path)) if learned_mask else frames
 
     def _open_inputs(self, inputs: Sequence[str] | None) -> FrameSource:
@@ -354,6 +365,7 @@ class Run:
             **({"ice": f"{ice} ({ice / counts.frames:.1%} of frames)"} if ice else {}),
             **({"salt": f"{salt} ({salt / counts.frames:.1%} of frames)"} if salt else {}),
             **({"bad pixels": summary_of_mask(mask)} if mask.exists() else {}),
+            **({} if self.profiles is None else {"shape of spots": str(self.profiles)}),
             "status": record.status,
         }
 

@@ -49,6 +49,7 @@ SCHEMAS: Mapping[TableName, pa.Schema] = {
         ("ice_spots", "double", ""),
         ("ice_rings", "double", ""),
         ("salt", "double", ""),
+        ("bandwidth", "double", ""),
     ),
     "peaks": _schema(
         ("frame", "int64", ""),
@@ -78,6 +79,7 @@ SCHEMAS: Mapping[TableName, pa.Schema] = {
         ("n_peaks", "int32", ""),
         ("log10_p", "double", ""),
         ("rms_residual", "double", "pixel"),
+        ("mosaicity", "double", ""),
         ("n_reflections", "int32", ""),
         ("n_saturated", "int32", ""),
     ),
@@ -87,6 +89,7 @@ SCHEMAS: Mapping[TableName, pa.Schema] = {
         *((name, "int32", "") for name in ("h", "k", "l")),
         ("intensity", "float", "ADU"),
         ("sigma", "float", "ADU"),
+        *((f"{name}_{way}", "float", "ADU") for way in ("sum", "profile") for name in ("intensity", "sigma")),
         ("partiality", "float", ""),
         ("excitation_error", "float", "1/Å"),
         ("peak", "float", "ADU"),
@@ -110,6 +113,13 @@ SCHEMAS: Mapping[TableName, pa.Schema] = {
     ),
 }
 """Columns, types and (as field metadata) units of each table. Rows are in the order of frames."""
+
+ADDED: Mapping[TableName, Mapping[str, float]] = {
+    "frames": {"bandwidth": float("nan")},
+    "crystals": {"mosaicity": 0.0},
+    "reflections": dict.fromkeys(("intensity_sum", "sigma_sum", "intensity_profile", "sigma_profile"), float("nan")),
+}
+"""Columns that runs of before lack, and what stands there for them."""
 
 RadialKind = Literal["blank", "hit"]
 
@@ -191,6 +201,7 @@ def results_of(tables: Mapping[TableName, pa.Table]) -> Iterator[FrameResult]:
             ice_spots=row["ice_spots"],
             ice_rings=row["ice_rings"],
             salt=row["salt"],
+            bandwidth=row["bandwidth"],
             seconds={timing["step"]: timing["seconds"] for timing in timings[frame]},
         )
 
@@ -211,6 +222,7 @@ def _frame_row(result: FrameResult) -> dict[str, Any]:
         "ice_spots": result.ice_spots,
         "ice_rings": result.ice_rings,
         "salt": result.salt,
+        "bandwidth": result.bandwidth,
     }
 
 
@@ -233,6 +245,7 @@ def _crystal_row(frame: int, number: int, crystal: Crystal, reflections: Reflect
         "n_peaks": crystal.n_peaks,
         "log10_p": crystal.log10_p,
         "rms_residual": crystal.rms_residual,
+        "mosaicity": crystal.mosaicity,
         "n_reflections": len(reflections),
         "n_saturated": int(np.count_nonzero(reflections.saturated)),
     }
@@ -248,6 +261,7 @@ def _crystal(row: Mapping[str, Any]) -> Crystal:
         n_peaks=row["n_peaks"],
         log10_p=row["log10_p"],
         rms_residual=row["rms_residual"],
+        mosaicity=row["mosaicity"],
     )
 
 

@@ -8,8 +8,9 @@ from scipy.spatial.transform import Rotation
 
 from sfxlab.crystal import Crystal, UnitCell
 from sfxlab.diffraction import predict
-from sfxlab.diffraction.prediction import near_sphere
+from sfxlab.diffraction.prediction import excitation, near_sphere, on_detector, panel_inverses
 from sfxlab.geometry import HC_EV_ANGSTROM, Detector, Panel
+from sfxlab.simulation import instrument
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,94 @@ def test_predicted_positions_scatter_back_to_the_reflections(detector):
     ray *= (9500.0 / HC_EV_ANGSTROM) / np.linalg.norm(ray, axis=1)[:, None]
     np.testing.assert_allclose(q + [0, 0, 9500.0 / HC_EV_ANGSTROM], ray, atol=1e-9)
     assert set(found.panel.tolist()) == {0, 1}
+
+
+def whole_box(crystal, detector, energy, bandwidth, widths, q_max):
+    """Reflections in the order of their indices, their ε, p, and fs, ss: every index tried, every panel tried."""
+    k = energy / HC_EV_ANGSTROM
+    most = [int(length * q_max) + 1 for length in np.linalg.norm(crystal.real_basis, axis=1)]
+    h = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in most], indexing="ij"), axis=-1).reshape(-1, 3)
+    q = h @ crystal.basis.T
+    length = np.linalg.norm(q, axis=1)
+    kept = (length <= q_max) & (length > 0) & crystal.cell.allows(h)
+    h, q, length = h[kept], q[kept], length[kept]
+    ray = q + [0, 0, k]
+    size = np.linalg.norm(ray, axis=1)
+    error, lean = k - size, 1 - ray[:, 2] / size
+    total = (crystal.profile_radius + crystal.mosaicity * length) ** 2 + (lean * k * bandwidth) ** 2
+    ray[:, 2] -= error * lean * (k * bandwidth) ** 2 / total
+    rows = []
+    for i in np.flatnonzero(error**2 <= widths**2 * total):
+        for number, panel in enumerate(detector.panels):
+            corner = np.array(panel.corner) + [*crystal.detector_shift, 0.0]
+            v = np.linalg.solve(np.stack([corner, panel.fs, panel.ss], axis=1), ray[i])
+            f, s = v[1] / v[0], v[2] / v[0]
+            if v[0] > 0 and 0 <= f < panel.columns and 0 <= s < panel.rows:
+                share = np.exp(-0.5 * error[i] ** 2 / total[i])
+                rows.append([*h[i], number, error[i], share, f + panel.column, s + panel.row])
+                break
+    return np.array(rows)
+
+
+LATTICES = [
+    UnitCell(31, 42, 57, 80, 95, 103),
+    UnitCell(41, 52, 36, 90, 107, 90, "monoclinic", "C", "b"),
+    UnitCell(38, 47, 63, lattice_type="orthorhombic", centring="F"),
+    UnitCell(55, 55, 40, lattice_type="tetragonal", centring="I", unique_axis="c"),
+    UnitCell(48, 48, 71, 90, 90, 120, "rhombohedral", "H", "c"),
+    UnitCell(52, 52, 52, lattice_type="cubic", centring="I"),
+]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from(LATTICES))
+def test_predictions_are_those_of_the_whole_box_and_of_all_panels(detector, seed, cell):
+    rng = np.random.default_rng(seed)
+    crystal = Crystal(
+        cell, Rotation.random(rng=rng).as_matrix() @ cell.reciprocal_basis, rng.uniform(2e-4, 2e-3),
+        detector_shift=(rng.uniform(-2e-4, 2e-4), rng.uniform(-2e-4, 2e-4)), mosaicity=rng.choice([0.0, 2e-3]),
+    )  # fmt: skip
+    bandwidth, least, over = rng.choice([0.0, 1e-3, 2e-2]), rng.uniform(0.05, 0.5), rng.choice([1.0, 1.5])
+    found = predict(
+        crystal, detector, 9500.0, bandwidth=bandwidth, min_partiality=least, overprediction=over, max_resolution=0.25
+    )
+    expected = whole_box(crystal, detector, 9500.0, bandwidth, over * np.sqrt(-2 * np.log(least)), 0.25)
+    np.testing.assert_array_equal(found.hkl, expected[:, :3])
+    np.testing.assert_array_equal(found.panel, expected[:, 3])
+    for name, column in (("excitation_error", 4), ("partiality", 5), ("fs", 6), ("ss", 7)):
+        np.testing.assert_allclose(getattr(found, name), expected[:, column], rtol=1e-7, atol=1e-9)
+
+
+def test_spots_lie_between_the_projections_along_the_ray_and_through_the_node():
+    """A node beside the sphere, seen by a narrow and by a wide spectrum: METHODS.md section 5.1."""
+    hkl, basis, k = np.array([[10, 0, 0]]), np.eye(3) * 0.03, 0.7
+    basis[2, 0] = -0.0066
+    narrow, wide = (excitation(hkl, basis, k, sigma, 1e-3, 0.0)[2][0] for sigma in (1e-9, 1.0))
+    q = basis[:, 0] * 10
+    np.testing.assert_allclose(narrow, q + [0, 0, k])
+    # With that wavenumber the node is on the sphere: k = −|q|²/(2 q_z).
+    np.testing.assert_allclose(wide, q + [0, 0, -(q @ q) / (2 * q[2])], rtol=1e-3)
+    between = excitation(hkl, basis, k, 1e-3, 1e-4, 0.0)[2][0]
+    assert min(narrow[2], wide[2]) < between[2] < max(narrow[2], wide[2])
+
+
+@pytest.mark.parametrize("name", instrument.DETECTORS)
+def test_panels_are_found_wherever_a_ray_meets_one(name):
+    detector = instrument.load_preset(name, 9500.0).detector
+    rng = np.random.default_rng(8)
+    a = detector.arrays
+    panel = rng.integers(0, len(a.bounds), 5000)
+    fs, ss = (
+        a.bounds[panel, i] + rng.uniform(1e-6, 1, 5000) * (a.bounds[panel, i + 1] - a.bounds[panel, i]) for i in (2, 0)
+    )
+    rays = detector.positions(panel, fs, ss) * rng.uniform(0.1, 10, (5000, 1))
+    grid = detector.panel_grid
+    found = on_detector(
+        np.concatenate([rays, -rays]), panel_inverses(detector), a.bounds,
+        grid.origin, grid.cell, grid.columns, grid.first, grid.panels,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found[0][:5000], panel)
+    np.testing.assert_allclose(found[1][:5000], fs, atol=1e-6)
+    np.testing.assert_allclose(found[2][:5000], ss, atol=1e-6)
+    assert np.all(found[0][5000:] == -1)
+    assert np.diff(grid.first).max() <= 8

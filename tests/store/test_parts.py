@@ -3,12 +3,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from sfxlab.errors import RunError
 from sfxlab.pipeline import FrameResult
 from sfxlab.store import Run
 from sfxlab.store.parts import committed_chunks, part_path, read_part, remove_leftovers
+from sfxlab.store.tables import ADDED
 
 MakeResult = Callable[..., FrameResult]
 MakeRun = Callable[..., Run]
@@ -63,3 +66,22 @@ def test_a_folder_name_with_an_equals_sign_adds_no_column(make_run: MakeRun, mak
     run.write_chunk(0, [make_result(0), make_result(1)])
     assert read_part(run.path, "frames", 0).column_names[0] == "frame"
     assert "cell" not in run.frames.column_names
+
+
+def test_a_run_from_before_some_columns_came_reads_as_without_them(make_run: MakeRun, make_result: MakeResult) -> None:
+    run = make_run(2, 2)
+    results = [make_result(0, reflections=(5, 3)), make_result(1, reflections=())]
+    run.write_chunk(0, results)
+    for name, added in ADDED.items():
+        path = part_path(run.path, name, 0)
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(list(added)), path)
+    found = list(run.results())
+    assert [crystal.mosaicity for crystal in found[0].crystals] == [0.0, 0.0]
+    for before, after in zip(results[0].reflections, found[0].reflections, strict=True):
+        np.testing.assert_array_equal(after.intensity, before.intensity)
+        assert np.isnan(after.intensity_profile).all()
+        assert after.intensity_profile.dtype == np.float32
+    assert run.table("reflections", ["sigma_sum", "h"]).column_names == ["sigma_sum", "h"]
+    assert len(run.table("crystals", ["mosaicity"])) == 2
+    assert len(run.table("frames", ["bandwidth"])) == 2
