@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sfxlab.frames import Frame, open_frames
     from sfxlab.interop.indexamajig import recipe_from_indexamajig
     from sfxlab.learning import learn_bad_pixels
-    from sfxlab.merging import Merged, compare, merge, read_merged
+    from sfxlab.merging import Merged, RunningMerge, compare, forecast, merge, read_labels, read_merged
     from sfxlab.peaks import Peaks, find_peaks
     from sfxlab.pipeline import FrameResult, process_frame
     from sfxlab.processing import process
@@ -33,11 +33,13 @@ _HOMES = {
     "Peaks": "peaks",
     "Recipe": "recipe",
     "Run": "store",
+    "RunningMerge": "merging",
     "UnitCell": "crystal",
     "compare": "merging",
     "connect": "cluster",
     "find_cell": "cell_search",
     "find_peaks": "peaks",
+    "forecast": "merging",
     "import_stream": "store",
     "learn_bad_pixels": "learning",
     "merge": "merging",
@@ -45,6 +47,7 @@ _HOMES = {
     "process": "processing",
     "process_frame": "pipeline",
     "read_cell": "crystal",
+    "read_labels": "merging",
     "read_merged": "merging",
     "recipe_from_indexamajig": "interop.indexamajig",
     "simulate": "simulation",
@@ -61,11 +64,13 @@ __all__ = [
     "Peaks",
     "Recipe",
     "Run",
+    "RunningMerge",
     "UnitCell",
     "compare",
     "connect",
     "find_cell",
     "find_peaks",
+    "forecast",
     "import_stream",
     "learn_bad_pixels",
     "merge",
@@ -73,6 +78,7 @@ __all__ = [
     "process",
     "process_frame",
     "read_cell",
+    "read_labels",
     "read_merged",
     "recipe_from_indexamajig",
     "simulate",

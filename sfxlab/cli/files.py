@@ -17,10 +17,18 @@ if TYPE_CHECKING:
     from sfxlab.store import Run
 
 
+_OF_RUNS = ("stream", "cxi", "unmerged-mtz", "dials")
+_OF_MERGED = ("hkl", "mtz", "mmcif")
+
+
 @click.command("export")
 @click.argument("what", metavar="RUN|MERGED", type=PATH)
-@click.option("--to", "kind", type=click.Choice(["stream", "hkl", "mtz", "cxi"]), required=True, help="Format.")
+@click.option("--to", "kind", type=click.Choice([*_OF_RUNS, *_OF_MERGED]), required=True, help="Format.")
 @click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell, for .hkl files.")
+@click.option("--space-group", help="unmerged-mtz: as in 'P 43 21 2'.")
+@click.option("--amplitudes", is_flag=True, help="mtz, mmcif: F after French & Wilson (needs reciprocalspaceship).")
+@click.option("--free-from", type=PATH, help="mtz, mmcif: MTZ file to take free-R flags from. [default: 5 %, by hkl]")
+@click.option("--run", "run_paths", type=PATH, multiple=True, help="mmcif: run that was merged; repeatable.")
 @click.option("--bin", "binning", type=click.IntRange(1, 16), help="cxi, lossy: so many by so many pixels to one.")
 @click.option("--photons", type=click.Choice(["uint8", "uint16"]), help="cxi, lossy: pixels as counts of photons.")
 @click.option("--cluster", default="local", show_default=True, help="cxi: local, or tcp://HOST:PORT of a scheduler.")
@@ -31,6 +39,10 @@ def export_command(
     what: Path,
     kind: str,
     cell_path: Path | str | None,
+    space_group: str | None,
+    amplitudes: bool,
+    free_from: Path | None,
+    run_paths: tuple[Path, ...],
     binning: int | None,
     photons: Literal["uint8", "uint16"] | None,
     cluster: str,
@@ -41,15 +53,19 @@ def export_command(
     """Write a run, its hits or merged data in other formats.
 
     A run becomes a stream, or (cxi) a data set of its hits: pixels go to a folder beside FILE that ends in .parts, the
-    geometry to a file that ends in .geom. The same command again goes on where it was interrupted. Merged data become
-    .hkl or MTZ.
+    geometry to a file that ends in .geom. The same command again goes on where it was interrupted. Its observations
+    become an unmerged MTZ file, or X.expt and X.refl (dials). Merged data become .hkl, MTZ or mmCIF.
 
     \b
     Examples:
       sfxlab export run1 --to stream run1.stream
       sfxlab export run1 --to cxi hits.cxi
-      sfxlab export merged.mtz --to hkl merged.hkl
+      sfxlab export run1 --to unmerged-mtz unmerged.mtz --space-group 'P 43 21 2'
+      sfxlab export run1 --to dials run1.expt
+      sfxlab export merged.mtz --to mtz final.mtz --amplitudes --free-from old.mtz
+      sfxlab export merged.mtz --to mmcif merged.cif --run run1
     """
+    from sfxlab.cli.statistics import facts_of_runs
     from sfxlab.crystal import read_cell
     from sfxlab.interop.pixel_reduction import PixelReduction
     from sfxlab.merging import read_merged
@@ -61,21 +77,29 @@ def export_command(
     is_run = what.is_dir()
     if (binning or photons) and kind != "cxi":
         raise InputError(f"{kind} holds no pixels to reduce", path=output, remedy="leave --bin and --photons out")
-    if is_run != (kind in ("stream", "cxi")):
+    if is_run != (kind in _OF_RUNS):
         raise InputError(
             f"a {'run' if is_run else 'merged file'} cannot be written as {kind}", path=what,
-            expected="stream or cxi for a run, hkl or mtz for merged intensities",
+            expected=f"{', '.join(_OF_RUNS)} for a run; {', '.join(_OF_MERGED)} for merged intensities",
             remedy=f"merge the run first: sfxlab merge {what} -y POINTGROUP -o {output}" if is_run else None,
         )  # fmt: skip
     if kind == "cxi":
         _export_hits(Run(what), output, PixelReduction(binning or 1, photons), (cluster, workers), as_json)
         return
-    if is_run:
+    if kind == "stream":
         frames = _export_stream(Run(what), output)
         _say(f"{frames} frames in {output}", {"file": str(output), "frames": frames}, as_json)
         return
+    if is_run:
+        (_export_dials if kind == "dials" else _export_unmerged)(Run(what), output, space_group, as_json)
+        return
     merged = read_merged(what, cell=read_cell(cell_path) if cell_path else None)
-    (merged.to_hkl if kind == "hkl" else merged.to_mtz)(output)
+    if kind == "hkl":
+        merged.to_hkl(output)
+    elif kind == "mtz":
+        merged.to_mtz(output, with_amplitudes=amplitudes, free_from=free_from)
+    else:
+        merged.to_mmcif(output, facts_of_runs(run_paths), with_amplitudes=amplitudes, free_from=free_from)
     _say(f"{len(merged)} reflections in {output}", {"file": str(output), "reflections": len(merged)}, as_json)
 
 
@@ -86,6 +110,27 @@ def _export_stream(run: Run, output: Path) -> int:
         output, run.results(), run.detector(), geometry_text=run.geometry_text, cell=run.recipe.cell,
         command=" ".join(run.record.command),
     )  # fmt: skip
+
+
+def _export_dials(run: Run, output: Path, space_group: str | None, as_json: bool) -> None:
+    from sfxlab.interop.dials_files import write_dials
+
+    expt, refl, crystals = write_dials(output, run.results(), run.detector_at)
+    values = {"experiments": str(expt), "reflections": str(refl), "crystals": crystals}
+    _say(f"{crystals} crystals in {expt} and {refl}", values, as_json)
+
+
+def _export_unmerged(run: Run, output: Path, space_group: str | None, as_json: bool) -> None:
+    from sfxlab.interop.unmerged_mtz import write_unmerged_mtz
+
+    if space_group is None:
+        raise InputError("an unmerged MTZ file needs a space group", remedy="give one: --space-group 'P 43 21 2'")
+    history = (f"sfxlab run {run.path.name}", " ".join(run.record.command))
+    crystals, observations = write_unmerged_mtz(
+        output, run.results(), run.detector_at, space_group, cell=run.recipe.cell, history=history
+    )
+    values = {"file": str(output), "crystals": crystals, "observations": observations}
+    _say(f"{observations} observations of {crystals} crystals in {output}", values, as_json)
 
 
 def _export_hits(

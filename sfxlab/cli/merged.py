@@ -1,4 +1,4 @@
-"""`merge` and `stats`: merged intensities."""
+"""`merge`: observations of runs and streams into merged intensities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -25,25 +25,24 @@ from sfxlab.cli.output import (
 from sfxlab.errors import InputError, MergeError
 
 if TYPE_CHECKING:
-    from sfxlab.crystal import UnitCell
     from sfxlab.merging import Comparison, Merged, ShellStatistics
+    from sfxlab.merging.models import Model
     from sfxlab.store import Run
 
 _MOST_REJECTED = 5
 
-_Column = tuple[str, str, float, int]
+Column = tuple[str, str, float, int]
 """Heading, name in a shell, factor, digits."""
-_RANGE: tuple[_Column, ...] = (("d max", "d_max", 1, 2), ("d min", "d_min", 1, 2))
-_MERIT: tuple[_Column, ...] = (
-    *_RANGE, ("unique", "n_unique", 1, 0), ("compl. %", "completeness", 100, 1), ("mult.", "multiplicity", 1, 1),
-    ("I/σ", "snr", 1, 1), ("CC1/2", "cc_half", 1, 4), ("CC*", "cc_star", 1, 4), ("Rsplit %", "rsplit", 100, 1),
-)  # fmt: skip
-_AGREEMENT: tuple[_Column, ...] = (
-    *_RANGE, ("common", "n_common", 1, 0), ("CC", "cc", 1, 4), ("R1(I) %", "r1i", 100, 1), ("R1(F) %", "r1f", 100, 1),
+RANGE: tuple[Column, ...] = (("d max", "d_max", 1, 2), ("d min", "d_min", 1, 2))
+MERIT: tuple[Column, ...] = (
+    *RANGE, ("unique", "n_unique", 1, 0), ("compl. %", "completeness", 100, 1), ("mult.", "multiplicity", 1, 1),
+    ("I/σ", "snr", 1, 1), ("CC1/2", "cc_half", 1, 4), ("from", "cc_half_low", 1, 4), ("to", "cc_half_high", 1, 4),
+    ("CC*", "cc_star", 1, 4), ("Rsplit %", "rsplit", 100, 1),
 )  # fmt: skip
 
 
-def _limits(command: Any) -> Any:
+def limits(command: Any) -> Any:
+    """The options --highres and --lowres."""
     above_zero = click.FloatRange(0, min_open=True)
     command = click.option("--lowres", type=above_zero, metavar="D_MAX", help="Limit at low resolution, Å.")(command)
     return click.option("--highres", type=above_zero, metavar="D_MIN", help="Limit at high resolution, Å.")(command)
@@ -53,20 +52,28 @@ def _limits(command: Any) -> Any:
 @click.argument("inputs", metavar="RUN|STREAM...", nargs=-1, required=True, type=PATH)
 @click.option("-y", "--symmetry", required=True, help="Point group: 4/mmm merges Friedel mates, 422 keeps them apart.")
 @click.option(
-    "--model", type=click.Choice(["none", "scaled"]), default="scaled", show_default=True,
-    help="Plain means, or a scale and a B factor for each crystal.",
+    "--model", type=click.Choice(["none", "scaled", "partiality"]), default="scaled", show_default=True,
+    help="Plain means; a scale and a B factor for each crystal; or partialities with post-refinement.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=PATH, default=Path("merged.mtz"), show_default=True,
     help="MTZ or .hkl file.",
 )  # fmt: skip
 @click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell. [default: median of crystals]")
-@_limits
+@limits
 @click.option(
     "--min-observations", default=2, show_default=True, type=click.IntRange(1), help="Of a reflection, to keep it."
 )
 @click.option("--polarisation", default="horiz", show_default=True, help="horiz, vert, none or <angle>deg<percent>.")
 @click.option("--space-group", help="Written into the MTZ file. [default: the lowest of the point group]")
+@click.option("--resolve-ambiguity", is_flag=True, help="Of indexing, by comparing crystals with each other.")
+@click.option("--reference", type=PATH, help="Resolve it by MTZ, .hkl, PDB or mmCIF file.")
+@click.option("--split", "labels_path", type=PATH, help="CSV file with columns path, event, label: one file a label.")
+@click.option("--split-by", "column", metavar="COLUMN", help="Column of the table of frames: one file for each value.")
+@click.option(
+    "--memory", default=1024, show_default=True, type=click.IntRange(1), metavar="MiB",
+    help="For observations; those of more go into scratch files in $TMPDIR.",
+)  # fmt: skip
 @json_option
 def merge_command(
     inputs: tuple[Path, ...],
@@ -79,34 +86,60 @@ def merge_command(
     min_observations: int,
     polarisation: str,
     space_group: str | None,
+    resolve_ambiguity: bool,
+    reference: Path | None,
+    labels_path: Path | None,
+    column: str | None,
+    memory: int,
     as_json: bool,
 ) -> None:
     """Merge runs or CrystFEL streams.
 
     All reflections of the runs and streams become one set of structure factors.
 
-    The file is MTZ or, with the suffix .hkl, a CrystFEL reflection list.
+    The file is MTZ or, with the suffix .hkl, a CrystFEL reflection list. With --split or --split-by, all are scaled
+    together, and there is a file for each label besides: merged-light.mtz.
 
     \b
     Examples:
       sfxlab merge run1 run2 -y 4/mmm -o merged.mtz
       sfxlab merge old.stream -y 422 --model none -o merged.hkl
+      sfxlab merge run1 -y 422 --split light_and_dark.csv -o merged.mtz
     """
+    from sfxlab.cli.splits import path_of, show_splits
     from sfxlab.crystal import read_cell
-    from sfxlab.merging import merge
+    from sfxlab.merging import Merged, merge, read_labels
 
     _check_output(output)
+    if labels_path is not None and column is not None:
+        raise click.UsageError("Give one of --split and --split-by.")
+    labels = read_labels(labels_path) if labels_path else column
     with ExitStack() as stack:
-        runs = [_open(path, stack) for path in inputs]
+        runs = [open_run_or_stream(path, stack) for path in inputs]
         merged = merge(
-            runs, symmetry, model,  # type: ignore[arg-type]
+            runs, symmetry, cast("Model", model),
             cell=read_cell(cell_path) if cell_path else None, d_min=highres, d_max=lowres,
             min_observations=min_observations, polarisation=polarisation, space_group=space_group,
+            memory_limit=memory << 20, labels=labels, ambiguity=reference or ("auto" if resolve_ambiguity else None),
         )  # fmt: skip
     # Of a stream, the run that was made of it is gone.
-    merged = replace(merged, history={**merged.history, "runs": [str(path.absolute()) for path in inputs]})
+    names = {"runs": [str(path.absolute()) for path in inputs]}
+    if isinstance(merged, Merged):
+        merged = replace(merged, history={**merged.history, **names})
+        _write(merged, output)
+        _show(merged, output, highres, lowres, as_json)
+        return
+    whole, paths = merged.whole, {label: path_of(output, label) for label in merged}
+    for path in paths.values():
+        _check_output(path)
+    _write(replace(whole, history={**whole.history, **names}), output)
+    for label, path in paths.items():
+        _write(replace(merged[label], history={**merged[label].history, **names}), path)
+    show_splits(merged, output, paths, highres, lowres, as_json)
+
+
+def _write(merged: Merged, output: Path) -> None:
     (merged.to_mtz if output.suffix == ".mtz" else merged.to_hkl)(output)
-    _show(merged, output, highres, lowres, as_json)
 
 
 def _check_output(output: Path) -> None:
@@ -117,7 +150,7 @@ def _check_output(output: Path) -> None:
     check_output(output)
 
 
-def _open(path: Path, stack: ExitStack) -> Run:
+def open_run_or_stream(path: Path, stack: ExitStack) -> Run:
     """A run, or a stream as a run that is forgotten afterwards."""
     from sfxlab.store import Run, import_stream
 
@@ -138,59 +171,28 @@ def _show(merged: Merged, path: Path, highres: float | None, lowres: float | Non
     facts: dict[str, object] = {"file": str(path), "point group": merged.point_group.name, "cell": str(merged.cell)}
     if crystals:
         facts["crystals"] = f"{crystals['used']} of {crystals['given']}"
+    if "indexing_ambiguity" in merged.history:
+        facts["indexing ambiguity"] = _ambiguity(merged.history["indexing_ambiguity"])
     print_facts(facts)
     rejected = [(item["crystal"], item["reason"]) for item in crystals.get("rejected", ())]
     if rejected:
         columns = ("crystal", "why left out")
         more = [(f"… {len(rejected) - _MOST_REJECTED} more", "(all with --json)")]
         print_table(columns, rejected[:_MOST_REJECTED] + more * (len(rejected) > _MOST_REJECTED), text=columns)
-    print_shells(statistics, _MERIT, "figures of merit")
+    print_shells(statistics, MERIT, "figures of merit")
 
 
-def print_shells(table: ShellStatistics | Comparison, columns: Sequence[_Column], title: str) -> None:
+def _ambiguity(history: Any) -> str:
+    if isinstance(history, str):
+        return history + (" (see sfxlab ambiguity)" if history.startswith("left") else "")
+    shares = ", ".join(f"{n} {name}" for name, n in history["operators"].items())
+    return f"{shares}; {history['unresolved']} unresolved and left out"
+
+
+def print_shells(table: ShellStatistics | Comparison, columns: Sequence[Column], title: str) -> None:
     """Figures of merit, one line a shell."""
     rows = [
         [fixed(factor * getattr(shell, name), digits) for _, name, factor, digits in columns]
         for shell in (*table.shells, table.overall)
     ]
     print_table([heading for heading, *_ in columns], rows, f"{title} by shell, all in the last line")
-
-
-@click.command("stats")
-@click.argument("merged_path", metavar="MERGED", type=PATH)
-@click.option("--reference", type=PATH, help="Compare with these, .mtz or .hkl.")
-@click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell, for .hkl files.")
-@click.option("--shells", default=10, show_default=True, type=click.IntRange(1), help="Number of shells.")
-@_limits
-@json_option
-def stats_command(
-    merged_path: Path,
-    reference: Path | None,
-    cell_path: Path | str | None,
-    shells: int,
-    highres: float | None,
-    lowres: float | None,
-    as_json: bool,
-) -> None:
-    """Figures of merit by resolution, and agreement with a reference.
-
-    \b
-    Example:
-      sfxlab stats merged.mtz --reference other.mtz
-    """
-    from sfxlab.crystal import read_cell
-    from sfxlab.merging import compare, read_merged
-
-    cell: UnitCell | None = read_cell(cell_path) if cell_path else None
-    merged = read_merged(merged_path, cell=cell)
-    statistics = merged.statistics(shells, highres, lowres)
-    comparison = None
-    if reference is not None:
-        other = read_merged(reference, cell=cell or merged.cell)
-        comparison = compare(merged, other, shells, highres, lowres)
-    if as_json:
-        print_json({"shells": statistics.to_rows(), "comparison": comparison.to_rows() if comparison else None})
-        return
-    print_shells(statistics, _MERIT, "figures of merit")
-    if comparison is not None:
-        print_shells(comparison, _AGREEMENT, f"agreement with {reference}")

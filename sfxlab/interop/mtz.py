@@ -36,6 +36,11 @@ class MtzTable:
 
 def mtz_bytes(table: MtzTable) -> bytes:
     """The MTZ file as bytes. Reflections are put in CCP4's order."""
+    return bytes(mtz_of(table).write_to_bytes())
+
+
+def mtz_of(table: MtzTable) -> gemmi.Mtz:
+    """The MTZ file as gemmi has it. Reflections are put in CCP4's order."""
     mtz = gemmi.Mtz(with_base=True)
     mtz.title = "Merged intensities"
     mtz.spacegroup = gemmi.SpaceGroup(table.space_group)
@@ -51,7 +56,7 @@ def mtz_bytes(table: MtzTable) -> bytes:
     mtz.set_data(np.column_stack([table.hkl, *table.columns.values()]).astype(np.float32))
     mtz.sort()
     mtz.history = [line[:_HISTORY_WIDTH] for line in table.history][:_HISTORY_LINES]
-    return bytes(mtz.write_to_bytes())
+    return mtz
 
 
 def read_mtz(path: str | Path) -> MtzTable:

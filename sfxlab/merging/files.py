@@ -17,6 +17,8 @@ from sfxlab.crystal import PointGroup, UnitCell, point_group, point_group_of, re
 from sfxlab.errors import CellError, MergeError, OutputExistsError
 from sfxlab.interop.hkl import ReflectionList, format_hkl, read_hkl
 from sfxlab.interop.mtz import MtzTable, mtz_bytes, read_mtz
+from sfxlab.merging.amplitudes import amplitudes
+from sfxlab.merging.free_set import LABELS, flags_from, free_flags
 from sfxlab.merging.intensities import Intensities, concatenate
 from sfxlab.whole_files import written_whole
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 # Labels of intensity, sigma and number of observations: of all, and of both halves.
 _LABELS = (("IMEAN", "SIGIMEAN", "N"), ("IHALF1", "SIGIHALF1", "NHALF1"), ("IHALF2", "SIGIHALF2", "NHALF2"))
+FREE = LABELS[0]
 _BIJVOET_LABELS = (("I", "SIGI", "N"), *_LABELS[1:])
 
 
@@ -66,12 +69,26 @@ def write_hkl(merged: Merged, path: Path, *, overwrite: bool = False) -> None:
             file.write(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
-def write_mtz(merged: Merged, path: Path, *, overwrite: bool = False) -> None:
+def write_mtz(
+    merged: Merged,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    with_amplitudes: bool = False,
+    free_from: str | Path | None = None,
+) -> None:
     """Write an MTZ file; see `Merged.to_mtz`."""
     _refuse_to_overwrite(path, overwrite)
+    content = mtz_bytes(mtz_table(merged, with_amplitudes=with_amplitudes, free_from=free_from))
+    with written_whole(path) as file:
+        file.write(content)
+
+
+def mtz_table(merged: Merged, *, with_amplitudes: bool = False, free_from: str | Path | None = None) -> MtzTable:
+    """The columns of the MTZ file. Raises `MergeError` where there is no space group in this setting."""
     if merged.space_group is None:
         raise MergeError(
-            f"an MTZ file needs a space group, and there is none of point group {merged.point_group.name} and "
+            f"an MTZ or mmCIF file needs a space group, and there is none of point group {merged.point_group.name} and "
             f"centring {merged.cell.centring} on these axes",
             remedy="merge with unique axis c, or write a reflection list (.hkl)",
         )
@@ -79,7 +96,11 @@ def write_mtz(merged: Merged, path: Path, *, overwrite: bool = False) -> None:
         hkl, columns = merged.hkl, _plain_columns(merged)
     else:
         hkl, columns = _bijvoet_columns(merged, merged.space_group)
-    table = MtzTable(
+    if with_amplitudes:
+        columns = _amplitudes(merged, hkl, columns) | columns
+    flags = flags_from(free_from, hkl, merged.point_group) if free_from else free_flags(hkl, merged.point_group)
+    columns = columns | {FREE: flags.astype(np.float64)}
+    return MtzTable(
         cell=merged.cell.gemmi,
         space_group=merged.space_group,
         hkl=hkl,
@@ -88,9 +109,6 @@ def write_mtz(merged: Merged, path: Path, *, overwrite: bool = False) -> None:
         wavelength=merged.wavelength,
         history=_history_lines(merged),
     )
-    content = mtz_bytes(table)
-    with written_whole(path) as file:
-        file.write(content)
 
 
 def _plain_columns(merged: Merged) -> dict[str, NDArray[np.float64]]:
@@ -122,9 +140,28 @@ def _bijvoet_columns(merged: Merged, space_group: str) -> tuple[NDArray[np.int32
     return rows, mean | pairs
 
 
+def _amplitudes(
+    merged: Merged, hkl: NDArray[np.int32], columns: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    """F of each intensity but those of the halves: F and, with Friedel mates apart, F(+) and F(-)."""
+    assert merged.space_group is not None
+    found: dict[str, NDArray[np.float64]] = {}
+    for intensity, sigma, f, sigma_f in (
+        ("IMEAN", "SIGIMEAN", "F", "SIGF"), *((f"I({s})", f"SIGI({s})", f"F({s})", f"SIGF({s})") for s in "+-"),
+    ):  # fmt: skip
+        if intensity in columns:
+            values = amplitudes(hkl, columns[intensity], columns[sigma], merged.cell.gemmi, merged.space_group)
+            found |= zip((f, sigma_f), values, strict=True)
+    return found
+
+
 def _mtz_type(label: str) -> str:
-    if label.startswith("N"):
+    if label.startswith("N") or label == FREE:
         return "I"
+    if label in ("F", "F(+)", "F(-)"):
+        return "F" if label == "F" else "G"
+    if label in ("SIGF(+)", "SIGF(-)"):
+        return "L"
     if label.endswith(")"):
         return "M" if label.startswith("SIG") else "K"
     return "Q" if label.startswith("SIG") else "J"

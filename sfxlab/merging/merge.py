@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
 
 import gemmi
 import numpy as np
@@ -14,16 +16,73 @@ from numpy.typing import NDArray
 from sfxlab.crystal import PointGroup, UnitCell, point_group_of
 from sfxlab.crystal import point_group as point_group_named
 from sfxlab.errors import CellError, MergeError
-from sfxlab.merging.intensities import Intensities
+from sfxlab.merging.ambiguity import INDICES, brought_into_line
+from sfxlab.merging.blocks import Block
+from sfxlab.merging.crystals import ProcessedRun
+from sfxlab.merging.error_model import ErrorModel, fit_error_model
 from sfxlab.merging.merged import Merged
-from sfxlab.merging.observations import Observations, ProcessedRun, gather
+from sfxlab.merging.models import (
+    Fit,
+    Model,
+    check_model,
+    columns_of,
+    crystal_table,
+    effects_of,
+    fit_model,
+    without_harmful,
+)
+from sfxlab.merging.observations import MEMORY_LIMIT, Observations, gather
+from sfxlab.merging.partiality import NodeModel
 from sfxlab.merging.polarisation import parse_polarisation
-from sfxlab.merging.scaling import Scaling, fit_scales
+from sfxlab.merging.post_refinement import PostRefinement
+from sfxlab.merging.scaling import Scaling
+from sfxlab.merging.splits import Labels, MergedSplits, crystals_by_label
+from sfxlab.merging.sums import Sums
 
-Model = Literal["none", "scaled"]
 
-# Weight of the variance that scaling expects against the scatter that is found, in observations.
-_EXPECTED_VARIANCE_WEIGHT = 4.0
+class Options(TypedDict, total=False):
+    """What `merge` can be told besides."""
+
+    cell: UnitCell | None
+    d_min: float | None
+    d_max: float | None
+    min_observations: int
+    max_cycles: int
+    polarisation: str | None
+    space_group: str | None
+    memory_limit: int
+    ambiguity: str | Path | None
+    node_model: NodeModel | None
+    reject_harmful: bool
+
+
+@overload
+def merge(
+    runs: ProcessedRun | Sequence[ProcessedRun],
+    point_group: str,
+    model: Model = ...,
+    *,
+    labels: None = ...,
+    **options: Unpack[Options],
+) -> Merged: ...
+@overload
+def merge(
+    runs: ProcessedRun | Sequence[ProcessedRun],
+    point_group: str,
+    model: Model = ...,
+    *,
+    labels: Labels,
+    **options: Unpack[Options],
+) -> MergedSplits: ...
+@overload
+def merge(
+    runs: ProcessedRun | Sequence[ProcessedRun],
+    point_group: str,
+    model: Model = ...,
+    *,
+    labels: Labels | None,
+    **options: Unpack[Options],
+) -> Merged | MergedSplits: ...
 
 
 def merge(
@@ -31,6 +90,7 @@ def merge(
     point_group: str,
     model: Model = "scaled",
     *,
+    labels: Labels | None = None,
     cell: UnitCell | None = None,
     d_min: float | None = None,
     d_max: float | None = None,
@@ -38,8 +98,15 @@ def merge(
     max_cycles: int = 30,
     polarisation: str | None = "horiz",
     space_group: str | None = None,
-) -> Merged:
+    memory_limit: int = MEMORY_LIMIT,
+    ambiguity: str | Path | None = None,
+    node_model: NodeModel | None = None,
+    reject_harmful: bool = True,
+) -> Merged | MergedSplits:
     """Merge the observations of one or several runs.
+
+    All that is kept in memory is what belongs to crystals and to unique reflections; observations come in blocks, from
+    scratch files where they would take more than `memory_limit`. The result is the same either way.
 
     Parameters
     ----------
@@ -48,6 +115,11 @@ def merge(
     model:
         `none` takes the plain mean of all observations. `scaled` fits a scale and a B factor to every crystal, leaves
         out crystals and observations that disagree with the others, and takes weighted means (METHODS.md 7.2).
+        `partiality` models which share of its intensity each still shows, with orientation, cell and node radius of
+        every crystal refined against the others (METHODS.md 7.3 and 7.4).
+    labels:
+        Labels of frames (`sfxlab.merging.splits.Labels`). All crystals are scaled together; what comes out then is a
+        `MergedSplits`, a mapping from each label to the `Merged` of its frames, each with its own halves.
     cell:
         Cell of the merged data; the median over the crystals where left out.
     d_min, d_max:
@@ -60,108 +132,152 @@ def merge(
         `horiz`, `vert`, `none` or `<angle>deg<percent>`.
     space_group:
         Written into MTZ files; the lowest-numbered one of the point group where left out.
+    memory_limit:
+        Bytes that observations may take; those of more go into scratch files in the folder `TMPDIR`.
+    ambiguity:
+        `auto` resolves the indexing ambiguity by comparing crystals with each other, each half by itself; the path of
+        a reference (MTZ, `.hkl`, PDB, mmCIF) by comparing them with that. Crystals that are not resolved are left out.
+    node_model:
+        Of partialities, `sphere` or `gaussian` (`sfxlab.merging.partiality`); the likelier one where left out.
+    reject_harmful:
+        Leave out crystals that make CC1/2 worse (`sfxlab.merging.crystal_rejection`). What each crystal does to it is
+        in the table `Merged.crystals` in any case, and which were left out and why is in the history.
 
     Raises `CellError` for a symmetry that is unknown or not that of the cell, and `MergeError` where nothing can be
     merged.
     """
     given: Sequence[ProcessedRun] = runs if isinstance(runs, Sequence) else [runs]
-    if model not in ("none", "scaled"):
-        raise MergeError(f"unknown model '{model}'", expected="none or scaled")
+    check_model(model, node_model)
     if min_observations < 1 or max_cycles < 1:
         raise MergeError("min_observations and max_cycles start at 1", found=(min_observations, max_cycles))
     group = point_group_named(point_group)
     observations = gather(
-        given, group, cell=cell, d_min=d_min, d_max=d_max, polarisation=parse_polarisation(polarisation)
-    )
-    name = _space_group(space_group, group, observations.cell)
-    scaling = fit_scales(observations, max_cycles) if model == "scaled" else None
-    whole, half1, half2 = _average(observations, scaling, min_observations)
-    seen = _seen(whole, observations, min_observations)
-    whole, half1, half2 = whole[seen], half1[seen], half2[seen]
+        given, group, cell=cell, d_min=d_min, d_max=d_max, polarisation=parse_polarisation(polarisation),
+        memory_limit=memory_limit, extra=columns_of(model) if ambiguity is None else INDICES,
+    )  # fmt: skip
+    observations, resolved = brought_into_line(observations, ambiguity)
+    name = symbol_of_space_group(space_group, group, observations.cell)
+    crystals = {} if labels is None else crystals_by_label(labels, given, observations.facts)
+    scaling, effects = fit_model(observations, model, max_cycles, node_model), None
+    if scaling is not None:
+        effects = effects_of(scaling)
+        scaling = without_harmful(scaling, effects) if reject_harmful else scaling
+    everything = np.ones(len(observations.crystals), dtype=bool)
+    sums = sum_observations(observations, scaling, [everything, *crystals.values()])
     settings = {
         "model": model, "point_group": group.name, "space_group": name, "cell": list(observations.cell.parameters),
         "polarisation": polarisation or "none", "d_min": d_min, "d_max": d_max, "min_observations": min_observations,
     }  # fmt: skip
+    history = _history(given, observations, scaling, settings)
+    if resolved is not None:
+        history["indexing_ambiguity"] = resolved
+    errors = errors_of(observations, scaling, sums[0])
+    history["errors"] = errors.history()
+    limit = scaling.max_error if isinstance(scaling, PostRefinement) else None
+    whole = merged_of(
+        sums[0], observations, name, scaling is not None, min_observations, history, errors=errors, max_error=limit
+    )
+    if scaling is not None and effects is not None:
+        whole = replace(whole, crystals=crystal_table(scaling, effects))
+    if labels is None:
+        return whole
+    used = everything if scaling is None else scaling.accepted
+    by_label = {}
+    for (label, own), of_label in zip(crystals.items(), sums[1:], strict=True):
+        its_history = {
+            **history, "label": label,
+            "crystals": {"given": int(own.sum()), "used": int((own & used).sum())}, "observations": {},
+        }  # fmt: skip
+        by_label[label] = merged_of(
+            of_label, observations, name, scaling is not None, min_observations, its_history, label, errors, limit
+        )
+    return MergedSplits(whole, by_label)
+
+
+def sum_observations(
+    observations: Observations, scaling: Fit | None, selections: Sequence[NDArray[np.bool_]]
+) -> list[Sums]:
+    """Sums of the observations of each selection of crystals, (n_crystals,)."""
+    sums = [Sums.zero(len(observations.hkl)) for _ in selections]
+    signs = [selection.astype(np.int8) for selection in selections]
+    for block, factor, weight in scaling.blocks() if scaling else _unscaled(observations):
+        half = observations.half[block.crystals]
+        for sign, own in zip(signs, sums, strict=True):
+            own.add(block, factor, weight, half, sign[block.crystals])
+    return sums
+
+
+def sum_observations_by(
+    observations: Observations, scaling: Fit | None, group: NDArray[np.uint8], n_groups: int
+) -> Sums:
+    """Sums of the observations of each group of crystals, which are numbered from 0, (n_crystals,)."""
+    sums = Sums.zero(len(observations.hkl), n_groups)
+    for block, factor, weight in scaling.blocks() if scaling else _unscaled(observations):
+        own = group[block.crystals]
+        sums.add(block, factor, weight, own, np.ones(len(own), dtype=np.int8))
+    return sums
+
+
+def add_crystals(sums: Sums, scaling: Scaling, sign: NDArray[np.int8]) -> None:
+    """Add crystals whose `sign` is 1 to the sums, take away those whose `sign` is -1, (n_crystals,)."""
+    for block, factor, weight in scaling.blocks():
+        sums.add(block, factor, weight, scaling.observations.half[block.crystals], sign[block.crystals])
+
+
+def errors_of(observations: Observations, scaling: Fit | None, sums: Sums) -> ErrorModel:
+    """The errors of intensities that are merged from these sums over all crystals."""
+    blocks = scaling.blocks() if scaling else _unscaled(observations)
+    return fit_error_model(blocks, sums, observations.resolution, scaling is not None)
+
+
+def _unscaled(observations: Observations) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+    for block in observations.blocks():
+        yield block, np.ones(len(block)), np.ones(len(block))
+
+
+def merged_of(
+    sums: Sums,
+    o: Observations,
+    space_group: str | None,
+    scaled: bool,
+    min_observations: int,
+    history: Mapping[str, Any],
+    label: str | None = None,
+    errors: ErrorModel | None = None,
+    max_error: NDArray[np.float64] | None = None,
+) -> Merged:
+    """Merged intensities of those reflections that were observed often enough, and no worse than with `max_error`.
+
+    Raises `MergeError` where there are none.
+    """
+    unit_variance = None if errors is None else errors.unit_variance
+    whole, half1, half2 = sums.intensities(scaled, min_observations, unit_variance, max_error)
+    seen = np.isfinite(whole.intensity)
+    if not seen.any():
+        raise MergeError(
+            "no reflection was observed often enough" + (f" with the label {label!r}" if label else ""),
+            found=f"{len(o)} observations of {len(o.hkl)} reflections" if label is None else None,
+            expected=f"{min_observations} observations of a reflection",
+            remedy="lower min_observations or merge more crystals",
+        )
+    whole, half1, half2 = whole[seen], half1[seen], half2[seen]
+    counts = {**history["observations"], "merged": int(whole.n_observations.sum())}
     return Merged(
-        hkl=observations.hkl[seen],
+        hkl=o.hkl[seen],
         intensity=whole.intensity,
         sigma=whole.sigma,
         n_observations=whole.n_observations,
         half1=half1,
         half2=half2,
-        cell=observations.cell,
-        point_group=group,
-        space_group=name,
-        wavelength=observations.wavelength,
-        history=_history(given, observations, scaling, settings, int(whole.n_observations.sum())),
+        cell=o.cell,
+        point_group=o.point_group,
+        space_group=space_group,
+        wavelength=o.wavelength,
+        history={**history, "observations": counts},
     )
 
 
-def _seen(whole: Intensities, o: Observations, min_observations: int) -> NDArray[np.bool_]:
-    """Which unique reflections were observed often enough, (n_reflections,)."""
-    seen = np.isfinite(whole.intensity)
-    if not seen.any():
-        raise MergeError(
-            "no reflection was observed often enough",
-            found=f"{len(o)} observations of {len(o.hkl)} reflections",
-            expected=f"{min_observations} observations of a reflection",
-            remedy="lower min_observations or merge more crystals",
-        )
-    return seen
-
-
-def _average(
-    o: Observations, scaling: Scaling | None, min_observations: int
-) -> tuple[Intensities, Intensities, Intensities]:
-    """Mean of each unique reflection over all observations and over those of each half, each (n_reflections,)."""
-    if scaling is None:
-        factor, weight = np.ones(len(o)), np.ones(len(o))
-    else:
-        factor, weight = scaling.factor, scaling.weight
-    intensity, sigma = o.intensity / factor, o.sigma / factor
-    half = o.half[o.crystal]
-    expected_weight = 0.0 if scaling is None else _EXPECTED_VARIANCE_WEIGHT
-    sets = []
-    for chosen in (weight > 0, (weight > 0) & (half == 0), (weight > 0) & (half == 1)):
-        columns = (o.reflection[chosen], intensity[chosen], sigma[chosen], weight[chosen])
-        sets.append(_weighted_means(*columns, len(o.hkl), expected_weight, min_observations))
-    return sets[0], sets[1], sets[2]
-
-
-def _weighted_means(
-    reflection: NDArray[np.int32],
-    intensity: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    n_reflections: int,
-    expected_weight: float,
-    min_observations: int,
-) -> Intensities:
-    """Σ w I / Σ w and its standard error, NaN for reflections with fewer than `min_observations`.
-
-    With `expected_weight` 0 the error is √(Σ w (I − ⟨I⟩)² / Σ w) / √n (METHODS.md 7.1). Otherwise weights are inverse
-    variances, and the scatter that they predict counts like that of so many more observations, which keeps the errors
-    of reflections with few observations from being zero by chance.
-    """
-    count = np.bincount(reflection, minlength=n_reflections)
-    total = np.bincount(reflection, weights=weight, minlength=n_reflections)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.bincount(reflection, weights=weight * intensity, minlength=n_reflections) / total
-        squares = weight * (intensity - mean[reflection]) ** 2
-        scatter = np.bincount(reflection, weights=squares, minlength=n_reflections)
-        if expected_weight:
-            error = np.sqrt((scatter + expected_weight) / (count - 1 + expected_weight) / total)
-        else:
-            error = np.sqrt(scatter / total / count)
-            counting = np.sqrt(np.bincount(reflection, weights=sigma**2, minlength=n_reflections))
-            error = np.where(count == 1, counting, error)
-    enough = count >= min_observations
-    return Intensities(
-        np.where(enough, mean, np.nan), np.where(enough, error, np.nan), np.where(enough, count, 0).astype(np.int32)
-    )
-
-
-def _space_group(name: str | None, group: PointGroup, cell: UnitCell) -> str | None:
+def symbol_of_space_group(name: str | None, group: PointGroup, cell: UnitCell) -> str | None:
     """The full symbol of the space group to write; None where this setting has none."""
     if name is None:
         try:
@@ -183,11 +299,7 @@ def _space_group(name: str | None, group: PointGroup, cell: UnitCell) -> str | N
 
 
 def _history(
-    runs: Sequence[ProcessedRun],
-    o: Observations,
-    scaling: Scaling | None,
-    settings: dict[str, Any],
-    n_merged: int,
+    runs: Sequence[ProcessedRun], o: Observations, scaling: Fit | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     rejected = [{"crystal": str(crystal), "reason": reason} for crystal, reason in o.excluded]
     counts = {reason: n for reason, n in o.dropped.items() if n}
@@ -196,20 +308,20 @@ def _history(
     history["runs"] = [str(path) for run in runs if (path := getattr(run, "path", None)) is not None]
     if scaling is not None:
         excluded = {crystal for crystal, _ in o.excluded}
-        pairs = zip(o.crystals, scaling.reasons, strict=True)
-        rejected += [{"crystal": str(c), "reason": r} for c, r in pairs if r and c not in excluded]
-        accepted = scaling.accepted[o.crystal]
-        counts["in crystals that are left out"] = int(np.count_nonzero(~accepted))
-        counts["disagrees with the others"] = int(np.count_nonzero(scaling.outlier & accepted))
-        history["scaling"] = {
-            "cycles": scaling.cycles,
-            "converged": scaling.converged,
-            "relative_scatter": round(float(np.median(scaling.scatter)), 3),
-        }
+        of_left_out = [(o.crystals[i], scaling.reasons[i]) for i in np.flatnonzero(~scaling.accepted).tolist()]
+        rejected += [{"crystal": str(c), "reason": r} for c, r in of_left_out if c not in excluded]
+        counts["in crystals that are left out"] = int(np.diff(o.offsets)[~scaling.accepted].sum())
+        counts["disagrees with the others"] = scaling.n_outliers
+        if isinstance(scaling, PostRefinement):
+            history["post_refinement"] = scaling.history()
+        else:
+            history["scaling"] = {
+                "cycles": scaling.cycles,
+                "converged": scaling.converged,
+                "relative_scatter": round(float(np.median(scaling.scatter)), 3),
+            }
     history["crystals"] = {
         "given": len(o.crystals), "used": len(o.crystals) - len(rejected), "rejected": rejected,
     }  # fmt: skip
-    history["observations"] = {
-        "given": len(o) + sum(o.dropped.values()), "merged": n_merged, "left_out": counts,
-    }  # fmt: skip
+    history["observations"] = {"given": len(o) + sum(o.dropped.values()), "left_out": counts}
     return history

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.crystal import PointGroup, UnitCell
-from sfxlab.merging import files
+from sfxlab.merging import deposition, files
 from sfxlab.merging.intensities import Intensities
 from sfxlab.merging.statistics import ShellStatistics, shell_statistics
+from sfxlab.merging.table_one import RunFacts, TableOne, table_one
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Merged:
     """Å."""
     history: Mapping[str, Any] = field(default_factory=dict)
     """How they were made: model, inputs, what was used and what was left out and why, when."""
+    crystals: Any = field(default=None, repr=False, compare=False)
+    """Arrow table of what was fitted to each crystal, its effect on CC1/2, and why it is left out (empty where it is
+    not); None for plain means and for what was read from a file."""
 
     def __len__(self) -> int:
         return len(self.hkl)
@@ -52,13 +56,47 @@ class Merged:
         """Figures of merit by shells of equal volume between `d_min` and `d_max` (Å)."""
         return shell_statistics(self, n_shells, d_min, d_max)
 
-    def to_mtz(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write an MTZ file with IMEAN, SIGIMEAN, N and the same of both halves.
+    def to_mtz(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        with_amplitudes: bool = False,
+        free_from: str | Path | None = None,
+    ) -> None:
+        """Write an MTZ file with IMEAN, SIGIMEAN, N, the same of both halves, and FreeR_flag.
 
-        Where Friedel mates were kept apart there are I(+) and I(-) besides. Raises `OutputExistsError` where the file
-        exists and `overwrite` is false, `MergeError` where there is no space group in this setting.
+        Where Friedel mates were kept apart there are I(+) and I(-) besides. With `with_amplitudes` there are F and SIGF
+        after French & Wilson, which needs reciprocalspaceship. Free reflections, 5 %, are those that a hash of their
+        indices chooses, so other data of the same symmetry have the same; `free_from` takes them from an MTZ file.
+
+        Raises `OutputExistsError` where the file exists and `overwrite` is false, `MergeError` where there is no space
+        group in this setting or `free_from` has no flags.
         """
-        files.write_mtz(self, Path(path), overwrite=overwrite)
+        files.write_mtz(self, Path(path), overwrite=overwrite, with_amplitudes=with_amplitudes, free_from=free_from)
+
+    def to_mmcif(
+        self,
+        path: str | Path,
+        facts: RunFacts | None = None,
+        *,
+        overwrite: bool = False,
+        with_amplitudes: bool = False,
+        free_from: str | Path | None = None,
+    ) -> None:
+        """Write reflections and statistics as mmCIF, ready for deposition; `facts` are those of the runs.
+
+        Raises as `to_mtz` does.
+        """
+        deposition.write_mmcif(
+            self, Path(path), facts, overwrite=overwrite, with_amplitudes=with_amplitudes, free_from=free_from
+        )
+
+    def table_one(
+        self, facts: RunFacts | None = None, d_min: float | None = None, d_max: float | None = None
+    ) -> TableOne:
+        """What papers give as Table 1, of all data and of the outer shell; `facts` are those of the runs."""
+        return table_one(self, facts, d_min, d_max)
 
     def to_hkl(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write CrystFEL reflection lists: `path`, and the halves with 1 and 2 added to the name.

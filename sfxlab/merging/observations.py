@@ -2,74 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfxlab.crystal import PointGroup, UnitCell, resolution_of, symmetrise
+from sfxlab.crystal import PointGroup, UnitCell, resolution_of
 from sfxlab.errors import MergeError, RunError
 from sfxlab.geometry import HC_EV_ANGSTROM
+from sfxlab.merging.blocks import Block, Columns, Rows
+from sfxlab.merging.crystals import (
+    CrystalId,
+    CrystalIds,
+    Crystals,
+    ProcessedRun,
+    choose_cell,
+    collect_crystals,
+    column,
+    join_crystals,
+    keys_of,
+    sort_crystals,
+    tables,
+)
 from sfxlab.merging.polarisation import Polarisation, polarisation_factors
+
+MEMORY_LIMIT = 1 << 30
+"""Bytes that observations may take at a time where nothing else is asked for."""
+LENGTH_TOLERANCE, ANGLE_TOLERANCE = 0.05, 3.0
+"""How far the cell of a crystal may be from that of the merged data: a fraction, and degrees."""
 
 # Indices are packed into 12 bits each, and beside them 27 bits are left for the number of the crystal.
 _INDEX_BITS, _INDEX_LIMIT = 12, 2047
-
-
-class ProcessedRun(Protocol):
-    """What merging needs of a run: three Arrow tables."""
-
-    @property
-    def frames(self) -> Any:
-        """Columns frame, path, event, photon_energy (eV)."""
-        ...
-
-    @property
-    def crystals(self) -> Any:
-        """Columns frame, crystal, a … gamma (Å, °), lattice_type, centring, unique_axis, astar_x … cstar_z (1/Å)."""
-        ...
-
-    @property
-    def reflections(self) -> Any:
-        """Columns frame, crystal, h, k, l, intensity, sigma, saturated."""
-        ...
-
-
-@dataclass(frozen=True, order=True)
-class CrystalId:
-    """Which crystal of which frame."""
-
-    file_name: str
-    event: str
-    path: str
-    number: int
-    """Number of the crystal within its frame."""
-
-    @property
-    def half(self) -> int:
-        """The half data set, 0 or 1, that this crystal belongs to.
-
-        It follows from the name of the file and the event alone, so all crystals of a frame are in the same half,
-        and stay there when data are processed again, moved or added (METHODS.md 7.8).
-        """
-        frame = f"{self.file_name} {self.event}".encode()
-        return hashlib.blake2b(frame, digest_size=1).digest()[0] & 1
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.event}, crystal {self.number}"
+_MASK = (1 << _INDEX_BITS) - 1
+# What an observation takes at most while it is sorted or scaled.
+_BYTES_PER_OBSERVATION = 160
+_COLUMNS = ("frame", "crystal", "h", "k", "l", "intensity", "sigma", "saturated")
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Intensities of many crystals: observations are sorted by crystal, then by hkl."""
+    """Intensities of many crystals: observations are sorted by crystal, then by hkl, and come in blocks."""
 
-    crystals: tuple[CrystalId, ...]
+    crystals: CrystalIds
     """Sorted, so that results do not depend on the order in which crystals come."""
     offsets: NDArray[np.int64]
     """Observations `offsets[i]` to `offsets[i + 1]` are those of crystal i, (n_crystals + 1,)."""
@@ -77,23 +55,85 @@ class Observations:
     """The unique reflections, (n_reflections, 3), in the asymmetric unit, sorted."""
     resolution: NDArray[np.float64]
     """1/d of the unique reflections in `cell`, (n_reflections,), 1/Å."""
-    reflection: NDArray[np.int32]
-    """Row of `hkl` of each observation, (n,)."""
-    intensity: NDArray[np.float64]
-    """Corrected for polarisation, (n,)."""
-    sigma: NDArray[np.float64]
-    """Standard error of `intensity` by counting, (n,)."""
     cell: UnitCell
     point_group: PointGroup
-    wavelength: float
-    """Mean over the crystals, Å; NaN where it is unknown."""
     dropped: Mapping[str, int]
     """How many observations were left out, by reason."""
+    facts: Crystals = field(repr=False)
+    """Cells, orientations and photon energies of the crystals."""
+    columns: Columns = field(repr=False)
+    first: NDArray[np.int64] = field(repr=False)
+    """Number of the first crystal of each block, and of all crystals, (n_blocks + 1,)."""
     excluded: tuple[tuple[CrystalId, str], ...] = ()
     """Crystals that were left out, with the reason."""
 
     def __len__(self) -> int:
-        return len(self.intensity)
+        return int(self.offsets[-1])
+
+    def blocks(self, *more: str) -> Iterator[Block]:
+        """All observations, block by block, with the columns `more` besides reflection, intensity and sigma."""
+        for number, (start, stop) in enumerate(pairwise(self.first.tolist())):
+            if start == stop:
+                continue
+            names = ("reflection", "intensity", "sigma", *more)
+            columns = {name: self.columns.get(number, name) for name in names}
+            yield Block(number, slice(start, stop), self.offsets[start : stop + 1] - self.offsets[start], columns)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of all observations, (n,), which has to fit into memory."""
+        filled = np.flatnonzero(np.diff(self.first) > 0).tolist() or [0]
+        return np.concatenate([self.columns.get(number, name) for number in filled])
+
+    def of(self, chosen: NDArray[np.bool_]) -> Observations:
+        """The observations of some crystals, (n_crystals,), with the same rows of reflections."""
+        columns = Columns(self.columns.on_disk)
+        kept = 0
+        first = [0]
+        for block in self.blocks(*self.columns.names):
+            rows = np.repeat(chosen[block.crystals], np.diff(block.offsets))
+            for name, values in block.columns.items():
+                columns.put(block.number, name, values[rows])
+            kept += int(np.count_nonzero(chosen[block.crystals]))
+            first.append(kept)
+        which = np.flatnonzero(chosen)
+        facts = self.facts.take(which)
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[which])])
+        return replace(
+            self,
+            crystals=facts.ids,
+            facts=facts,
+            offsets=offsets,
+            columns=columns,
+            first=np.array(first, dtype=np.int64),
+        )
+
+    def compact(self) -> tuple[Observations, NDArray[np.int64]]:
+        """The same without reflections that nobody has observed, and which of the rows of `hkl` stay."""
+        seen = np.zeros(len(self.hkl), dtype=bool)
+        for block in self.blocks():
+            seen[block.reflection] = True
+        number = (np.cumsum(seen) - 1).astype(np.int32)
+        columns = Columns(self.columns.on_disk)
+        for block in self.blocks(*self.columns.names):
+            for name, values in block.columns.items():
+                columns.put(block.number, name, number[values] if name == "reflection" else values)
+        rows = np.flatnonzero(seen)
+        return replace(self, hkl=self.hkl[rows], resolution=self.resolution[rows], columns=columns), rows
+
+    @property
+    def reflection(self) -> NDArray[np.int32]:
+        """Row of `hkl` of each observation, (n,)."""
+        return self.column("reflection")
+
+    @property
+    def intensity(self) -> NDArray[np.float64]:
+        """Corrected for polarisation, (n,)."""
+        return self.column("intensity")
+
+    @property
+    def sigma(self) -> NDArray[np.float64]:
+        """Standard error of `intensity` by counting, (n,)."""
+        return self.column("sigma")
 
     @property
     def crystal(self) -> NDArray[np.int32]:
@@ -103,21 +143,12 @@ class Observations:
     @property
     def half(self) -> NDArray[np.uint8]:
         """The half data set of each crystal, (n_crystals,)."""
-        return np.array([crystal.half for crystal in self.crystals], dtype=np.uint8)
+        return self.crystals.half
 
-
-@dataclass(frozen=True)
-class _Crystals:
-    """The crystals of all runs, sorted."""
-
-    ids: list[CrystalId]
-    cells: NDArray[np.float64]
-    lattices: list[tuple[str, str, str | None]]
-    basis: NDArray[np.float64]
-    photon_energy: NDArray[np.float64]
-    keys: list[NDArray[np.int64]]
-    """For each run the sorted keys of its crystals, and in `numbers` which crystals these are."""
-    numbers: list[NDArray[np.int64]]
+    @property
+    def wavelength(self) -> float:
+        """Mean over the crystals, Å; NaN where it is unknown."""
+        return self.facts.wavelength
 
 
 def gather(
@@ -128,197 +159,235 @@ def gather(
     d_min: float | None = None,
     d_max: float | None = None,
     polarisation: Polarisation | None = None,
+    length_tolerance: float = LENGTH_TOLERANCE,
+    angle_tolerance: float = ANGLE_TOLERANCE,
+    memory_limit: int = MEMORY_LIMIT,
+    extra: Sequence[str] = (),
 ) -> Observations:
     """Collect what runs have observed.
 
     Left out, and counted, are saturated observations, those without a finite intensity and a positive sigma, those
-    that the centring forbids, those outside `d_min` and `d_max` (Å), and crystals of another lattice. Without `cell`
-    the lattice is the most frequent one and its parameters are the medians over its crystals.
+    that the centring forbids, those outside `d_min` and `d_max` (Å), and crystals of another lattice or cell. Without
+    `cell` the lattice is the most frequent one and its parameters are the medians over its crystals.
+
+    Observations that would take more than `memory_limit` bytes go into scratch files; what comes out is the same.
+    `extra` names more columns of the tables of reflections that are to be kept.
 
     Raises `MergeError` where nothing is left, where a frame is in two runs, or where a crystal of a run has no photon
     energy to correct polarisation with; `CellError` where the point group does not suit the cell.
     """
-    crystals = _collect_crystals(runs)
-    cell, of_lattice = _choose_cell(crystals, cell)
+    crystals = collect_crystals(runs)
+    cell, excluded = choose_cell(crystals, cell, length_tolerance, angle_tolerance)
     point_group.check_cell(cell)
     if polarisation is not None:
-        _check_energies(crystals)
-    parts = [_read_run(run, i, crystals, polarisation) for i, run in enumerate(runs)]
-    crystal, hkl, intensity, sigma, saturated = (np.concatenate([p[i] for p in parts]) for i in range(len(parts[0])))
-    packed, unique, reflection = _unique_reflections(hkl, point_group)
-    resolution = resolution_of(cell, unique)
-    # A reflection is inside or outside for all crystals alike.
-    low, high = 0.0 if d_max is None else 1 / d_max, np.inf if d_min is None else 1 / d_min
-    keep, dropped = _usable(
-        {
-            "saturated": saturated,
-            "no finite intensity, or no positive sigma": ~(np.isfinite(intensity) & np.isfinite(sigma) & (sigma > 0)),
-            "forbidden by the centring": ~cell.allows(unique)[reflection],
-            "beyond the limits of resolution": ((resolution < low) | (resolution > high))[reflection],
-            "crystal of another lattice": ~of_lattice[crystal],
-        }
-    )
-    rows = np.flatnonzero(keep)
-    rows = rows[np.argsort((crystal[rows] << (3 * _INDEX_BITS)) | packed[rows], kind="stable")]
-    present, reflection = np.unique(reflection[rows], return_inverse=True)
+        crystals.require_energies()
+    keys = [crystals.keys(i) for i in range(len(runs))]
+    portion = max(memory_limit // _BYTES_PER_OBSERVATION, 1)
+    first = _cut(_count(runs, keys, len(crystals)), portion)
+    rows = Rows(on_disk=len(first) > 2)
+    sieve = _Sieve(crystals, cell, point_group, d_min, d_max, polarisation, set(excluded), tuple(extra))
+    for run, of_run in zip(runs, keys, strict=True):
+        for part in _portions(tables(run, "reflections", [*_COLUMNS, *_more(extra)]), portion):
+            kept = sieve.usable(part, of_run)
+            rows.add(kept, np.searchsorted(first, kept["key"] >> (3 * _INDEX_BITS), side="right") - 1)
+    sieve.require_some()
+    hkl = _unpack(sieve.present)
+    columns = Columns(on_disk=len(first) > 2)
+    counts = np.zeros(len(crystals), dtype=np.int64)
+    for block, (start, stop) in enumerate(pairwise(first.tolist())):
+        taken = rows.take(block, sieve.kind)
+        taken = taken[np.argsort(taken["key"], kind="stable")]
+        counts[start:stop] = np.bincount((taken["key"] >> (3 * _INDEX_BITS)) - start, minlength=stop - start)
+        columns.put(block, "reflection", np.searchsorted(sieve.present, taken["asu"]).astype(np.int32))
+        for name in ("intensity", "sigma", *extra):
+            columns.put(block, name, taken[name])
     return Observations(
-        crystals=tuple(crystals.ids),
-        offsets=np.searchsorted(crystal[rows], np.arange(len(crystals.ids) + 1)).astype(np.int64),
-        hkl=unique[present],
-        resolution=resolution[present],
-        reflection=reflection.astype(np.int32),
-        intensity=intensity[rows],
-        sigma=sigma[rows],
+        crystals=crystals.ids,
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        hkl=hkl,
+        resolution=resolution_of(cell, hkl),
         cell=cell,
         point_group=point_group,
-        wavelength=_mean_wavelength(crystals),
-        dropped=dropped,
-        excluded=tuple(
-            (crystals.ids[i], "its lattice is {} {}".format(*crystals.lattices[i][:2]))
-            for i in np.flatnonzero(~of_lattice)
-        ),
+        dropped=sieve.dropped,
+        facts=crystals,
+        columns=columns,
+        first=first,
+        excluded=tuple((crystals.ids[i], reason) for i, reason in excluded.items()),
     )
 
 
-def _usable(reasons: Mapping[str, NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Which observations no reason speaks against, (n,), and how many others there are, by their first reason."""
-    keep = ~np.zeros_like(next(iter(reasons.values())))
-    dropped = {}
-    for reason, bad in reasons.items():
-        dropped[reason] = int(np.count_nonzero(keep & bad))
-        keep &= ~bad
-    if not keep.any():
-        raise MergeError(
-            "no observations are left to merge",
-            found=", ".join(f"{reason}: {n}" for reason, n in dropped.items() if n) or "no observations at all",
-            remedy="check d_min, d_max and the cell, or whether the run has indexed frames",
+def join(one: Observations, other: Observations) -> tuple[Observations, NDArray[np.int64], NDArray[np.int64]]:
+    """Both together, in memory.
+
+    Also which crystals they are, counted through those of the one and the other, (n_crystals,), and the new rows of
+    the reflections of the one. Raises `MergeError` where a frame is in both.
+    """
+    facts, order = sort_crystals(join_crystals([one.facts, other.facts]))
+    packed = np.union1d(_pack(one.hkl), _pack(other.hkl))
+    rows = [np.searchsorted(packed, _pack(o.hkl)) for o in (one, other)]
+    counts = np.concatenate([np.diff(o.offsets) for o in (one, other)])
+    starts = np.cumsum(counts) - counts
+    offsets = np.concatenate([[0], np.cumsum(counts[order])])
+    take = np.repeat(starts[order] - offsets[:-1], counts[order]) + np.arange(offsets[-1])
+    columns = Columns(on_disk=False)
+    for name in one.columns.names:
+        values = [o.column(name) for o in (one, other)]
+        if name == "reflection":
+            values = [place[value].astype(np.int32) for place, value in zip(rows, values, strict=True)]
+        columns.put(0, name, np.concatenate(values)[take])
+    hkl = _unpack(packed)
+    together = replace(
+        one, crystals=facts.ids, facts=facts, offsets=offsets, hkl=hkl, resolution=resolution_of(one.cell, hkl),
+        dropped={reason: n + other.dropped.get(reason, 0) for reason, n in one.dropped.items()},
+        excluded=(*one.excluded, *other.excluded), columns=columns, first=np.array([0, len(order)], dtype=np.int64),
+    )  # fmt: skip
+    return together, order, rows[0]
+
+
+class _Sieve:
+    """What is kept of the tables of reflections, and the reasons for what is not."""
+
+    def __init__(
+        self,
+        crystals: Crystals,
+        cell: UnitCell,
+        point_group: PointGroup,
+        d_min: float | None,
+        d_max: float | None,
+        polarisation: Polarisation | None,
+        excluded: set[int],
+        extra: tuple[str, ...],
+    ) -> None:
+        self.crystals, self.cell, self.point_group, self.polarisation = crystals, cell, point_group, polarisation
+        self.low, self.high = 0.0 if d_max is None else 1 / d_max, np.inf if d_min is None else 1 / d_min
+        self.excluded = np.isin(np.arange(len(crystals)), list(excluded))
+        self.extra = extra
+        self.present = np.empty(0, dtype=np.int64)
+        """Packed indices of the unique reflections that were observed, sorted."""
+        self.dropped: dict[str, int] = {}
+        self.n_kept = 0
+        self.kind = np.dtype([])
+
+    def usable(self, table: Any, keys: tuple[NDArray[np.int64], NDArray[np.int64]]) -> NDArray[Any]:
+        """Rows of key (crystal and packed indices), asu (packed), intensity, sigma and the extra columns."""
+        crystal = np.repeat(*_crystals_of(table, *keys))
+        hkl = np.stack([column(table, name, np.int32) for name in "hkl"], axis=1)
+        intensity, sigma = self._corrected(table, crystal, hkl)
+        packed, unique, reflection = _unique_reflections(hkl, self.point_group)
+        # A reflection is inside or outside for all crystals alike.
+        resolution = resolution_of(self.cell, unique)
+        keep = self._keep(
+            {
+                "saturated": column(table, "saturated", np.bool_),
+                "no finite intensity, or no positive sigma": ~(
+                    np.isfinite(intensity) & np.isfinite(sigma) & (sigma > 0)
+                ),
+                "forbidden by the centring": ~self.cell.allows(unique)[reflection],
+                "beyond the limits of resolution": ((resolution < self.low) | (resolution > self.high))[reflection],
+                "crystal of another lattice": self.excluded[crystal],
+            }
         )
-    return keep, dropped
+        asu = _pack(unique)
+        self.present = np.union1d(self.present, asu[np.bincount(reflection[keep], minlength=len(asu)) > 0])
+        more = {name: table.column(name).to_numpy()[keep] for name in self.extra}
+        floats = [("intensity", np.float32), ("sigma", np.float32)]
+        types = [(name, values.dtype) for name, values in more.items()]
+        self.kind = np.dtype([("key", np.int64), ("asu", np.int64), *floats, *types])
+        rows = np.empty(int(keep.sum()), dtype=self.kind)
+        rows["key"] = (crystal[keep] << (3 * _INDEX_BITS)) | packed[keep]
+        rows["asu"], rows["intensity"], rows["sigma"] = asu[reflection[keep]], intensity[keep], sigma[keep]
+        for name, values in more.items():
+            rows[name] = values
+        return rows
 
-
-def _collect_crystals(runs: Sequence[ProcessedRun]) -> _Crystals:
-    """The crystals of all runs, sorted by the names of their frames."""
-    ids: list[CrystalId] = []
-    energies: list[float] = []
-    owner: list[tuple[int, int]] = []
-    run_of_frame: dict[tuple[str, str], int] = {}
-    tables = [run.crystals for run in runs]
-    for i, (run, table) in enumerate(zip(runs, tables, strict=True)):
-        for crystal, key, energy in _identities(run.frames, table):
-            if run_of_frame.setdefault((crystal.path, crystal.event), i) != i:
-                raise MergeError(
-                    "a frame is in two of the runs and would count twice",
-                    found=f"{crystal.path} {crystal.event}",
-                    remedy="merge only one of the runs that hold it",
-                )
-            ids.append(crystal)
-            energies.append(energy)
-            owner.append((i, key))
-    if not ids:
-        raise MergeError("there are no crystals to merge", remedy="index the run first")
-    order = sorted(range(len(ids)), key=lambda j: (ids[j], owner[j]))
-    keys, numbers = [], []
-    for i in range(len(runs)):
-        mine = sorted((owner[j][1], new) for new, j in enumerate(order) if owner[j][0] == i)
-        keys.append(np.array([key for key, _ in mine], dtype=np.int64))
-        numbers.append(np.array([new for _, new in mine], dtype=np.int64))
-    lattices = [kind for table in tables for kind in _lattices(table)]
-    # Rows x, y, z; columns a*, b*, c*.
-    basis = _matrix(tables, [f"{axis}star_{x}" for x in "xyz" for axis in "abc"]).reshape(-1, 3, 3)
-    return _Crystals(
-        ids=[ids[j] for j in order],
-        cells=_matrix(tables, ["a", "b", "c", "alpha", "beta", "gamma"])[order],
-        lattices=[lattices[j] for j in order],
-        basis=np.ascontiguousarray(basis[order]),
-        photon_energy=np.array(energies, dtype=np.float64)[order],
-        keys=keys,
-        numbers=numbers,
-    )
-
-
-def _identities(frames: Any, crystals: Any) -> Iterator[tuple[CrystalId, int, float]]:
-    """Name, key and photon energy (eV) of each row of a run's table of crystals."""
-    columns = frames.select(["frame", "path", "event", "photon_energy"]).to_pydict()
-    row_of = {frame: row for row, frame in enumerate(columns["frame"])}
-    for frame, number in zip(*(crystals.column(name).to_pylist() for name in ("frame", "crystal")), strict=True):
-        row = row_of.get(frame)
-        if row is None:
-            raise RunError("a crystal belongs to no frame", found=f"frame {frame}", remedy="process the run again")
-        path, event = columns["path"][row], columns["event"][row]
-        crystal = CrystalId(PurePath(path).name, event, path, number)
-        yield crystal, (frame << 16) | number, columns["photon_energy"][row]
-
-
-def _lattices(crystals: Any) -> Iterator[tuple[str, str, str | None]]:
-    columns = (crystals.column(name).to_pylist() for name in ("lattice_type", "centring", "unique_axis"))
-    for lattice_type, centring, axis in zip(*columns, strict=True):
-        yield lattice_type, centring, axis if axis in ("a", "b", "c") else None
-
-
-def _choose_cell(crystals: _Crystals, cell: UnitCell | None) -> tuple[UnitCell, NDArray[np.bool_]]:
-    """The cell to merge with, and which crystals have its lattice, (n_crystals,)."""
-    if cell is None:
-        counts = Counter(crystals.lattices)
-        lattice = max(counts, key=lambda kind: (counts[kind], str(kind)))
-    else:
-        lattice = (cell.lattice_type, cell.centring, cell.unique_axis)
-    of_lattice = np.array([_same_lattice(kind, lattice) for kind in crystals.lattices])
-    if not of_lattice.any():
-        raise MergeError(
-            "no crystal has the lattice of the cell",
-            found=", ".join(sorted({f"{t} {c}, unique axis {u}" for t, c, u in crystals.lattices})),
-            expected=cell,
-        )
-    if cell is None:
-        lattice_type, centring, axis = lattice
-        medians = np.median(crystals.cells[of_lattice], axis=0)
-        a, b, c, alpha, beta, gamma = medians.tolist()
-        cell = UnitCell(a, b, c, alpha, beta, gamma, lattice_type, centring, axis)  # type: ignore[arg-type]
-        # Four decimals are what an MTZ file keeps; merged data are to have the same cell before and after.
-        cell = cell.with_parameters(np.round(symmetrise(medians, cell), 4))
-    return cell, of_lattice
-
-
-def _same_lattice(one: tuple[str, str, str | None], other: tuple[str, str, str | None]) -> bool:
-    """Whether lattice type, centring and unique axis agree; a unique axis that is not known agrees with any."""
-    return one[:2] == other[:2] and (one[2] == other[2] or one[2] is None or other[2] is None)
-
-
-def _mean_wavelength(crystals: _Crystals) -> float:
-    energies = crystals.photon_energy[crystals.photon_energy > 0]
-    return float(HC_EV_ANGSTROM / energies.mean()) if len(energies) else float("nan")
-
-
-def _check_energies(crystals: _Crystals) -> None:
-    bad = np.flatnonzero(~(crystals.photon_energy > 0))
-    if len(bad):
-        raise MergeError(
-            "polarisation cannot be corrected without a photon energy",
-            found=f"{len(bad)} crystals have none, the first is {crystals.ids[bad[0]]}",
-            remedy="merge with polarisation 'none', or process with a photon energy in the geometry",
-        )
-
-
-def _read_run(
-    run: ProcessedRun, index: int, crystals: _Crystals, polarisation: Polarisation | None
-) -> tuple[NDArray[Any], ...]:
-    """Crystal number, hkl, corrected intensity and sigma, saturation of all observations of a run."""
-    table = run.reflections
-    key = (_column(table, "frame", np.int64) << 16) | _column(table, "crystal", np.int64)
-    keys = crystals.keys[index]
-    place = np.minimum(np.searchsorted(keys, key), max(len(keys) - 1, 0))
-    if len(key) and (not len(keys) or np.any(keys[place] != key)):
-        raise RunError("reflections belong to no crystal of the run", remedy="process the run again")
-    crystal = crystals.numbers[index][place]
-    hkl = np.stack([_column(table, name, np.int32) for name in "hkl"], axis=1)
-    intensity, sigma = _column(table, "intensity", np.float64), _column(table, "sigma", np.float64)
-    if polarisation is not None:
-        wavenumber = crystals.photon_energy / HC_EV_ANGSTROM
-        factor = polarisation_factors(crystal, hkl, crystals.basis, wavenumber, polarisation)
+    def _corrected(
+        self, table: Any, crystal: NDArray[np.int64], hkl: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Intensity and sigma without the effect of polarisation."""
+        intensity, sigma = column(table, "intensity", np.float64), column(table, "sigma", np.float64)
+        if self.polarisation is None:
+            return intensity, sigma
+        wavenumber = self.crystals.photon_energy / HC_EV_ANGSTROM
+        factor = polarisation_factors(crystal, hkl, self.crystals.basis, wavenumber, self.polarisation)
         # Along the field itself nothing is scattered; what was measured there is noise.
         factor = np.where(factor > 1e-3, factor, np.nan)
-        intensity, sigma = intensity / factor, sigma / factor
-    return crystal, hkl, intensity, sigma, _column(table, "saturated", np.bool_)
+        return intensity / factor, sigma / factor
+
+    def _keep(self, reasons: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """Which observations no reason speaks against, (n,); the others are counted by their first reason."""
+        keep = ~np.zeros_like(next(iter(reasons.values())))
+        for reason, bad in reasons.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + int(np.count_nonzero(keep & bad))
+            keep &= ~bad
+        self.n_kept += int(keep.sum())
+        return keep
+
+    def require_some(self) -> None:
+        """Raise `MergeError` where nothing was kept."""
+        if not self.n_kept:
+            found = ", ".join(f"{reason}: {n}" for reason, n in self.dropped.items() if n)
+            raise MergeError(
+                "no observations are left to merge",
+                found=found or "no observations at all",
+                remedy="check d_min, d_max and the cell, or whether the run has indexed frames",
+            )
+
+
+def _more(extra: Sequence[str]) -> list[str]:
+    return [name for name in extra if name not in _COLUMNS]
+
+
+def _count(
+    runs: Sequence[ProcessedRun], keys: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], n_crystals: int
+) -> NDArray[np.int64]:
+    """Number of rows of each crystal, whether they are usable or not, (n_crystals,)."""
+    counts = np.zeros(n_crystals, dtype=np.int64)
+    for run, of_run in zip(runs, keys, strict=True):
+        for part in tables(run, "reflections", ["frame", "crystal"]):
+            np.add.at(counts, *_crystals_of(part, *of_run))
+    return counts
+
+
+def _cut(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Cut the crystals into blocks of about `most` observations: the first of each block, and the number of all."""
+    block = np.cumsum(counts) // most if counts.sum() > most else np.zeros(len(counts), dtype=np.int64)
+    return np.concatenate([[0], np.flatnonzero(np.diff(block)) + 1, [len(counts)]]).astype(np.int64)
+
+
+def _portions(parts: Iterator[Any], most: int) -> Iterator[Any]:
+    """The rows of some tables in tables of `most` rows."""
+    waiting: list[Any] = []
+    n = 0
+    for part in parts:
+        while n + len(part) >= most:
+            yield pa.concat_tables([*waiting, part.slice(0, most - n)])
+            waiting, part, n = [], part.slice(most - n), 0
+        waiting, n = [*waiting, part], n + len(part)
+    if n:
+        yield pa.concat_tables(waiting)
+
+
+def _crystals_of(
+    table: Any, keys: NDArray[np.int64], numbers: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the crystals that the rows are of, and how many rows in sequence each has."""
+    key = keys_of(column(table, "frame", np.int64), column(table, "crystal", np.int64))
+    # Rows of a crystal follow each other, so one search is enough for many.
+    heads = np.flatnonzero(np.diff(key, prepend=-1))
+    place = np.minimum(np.searchsorted(keys, key[heads]), max(len(keys) - 1, 0))
+    if len(heads) and (not len(keys) or np.any(keys[place] != key[heads])):
+        raise RunError("reflections belong to no crystal of the run", remedy="process the run again")
+    return numbers[place], np.diff(heads, append=len(key))
+
+
+def _pack(hkl: NDArray[np.integer]) -> NDArray[np.int64]:
+    wide = hkl.astype(np.int64) + _INDEX_LIMIT + 1
+    return (wide[:, 0] << (2 * _INDEX_BITS)) | (wide[:, 1] << _INDEX_BITS) | wide[:, 2]
+
+
+def _unpack(packed: NDArray[np.int64]) -> NDArray[np.int32]:
+    wide = np.stack([packed >> (2 * _INDEX_BITS), (packed >> _INDEX_BITS) & _MASK, packed & _MASK], axis=1)
+    return (wide - _INDEX_LIMIT - 1).astype(np.int32)
 
 
 def _unique_reflections(
@@ -327,21 +396,9 @@ def _unique_reflections(
     """Packed indices as measured, (n,), the unique hkl, (m, 3), and which of them each observation is, (n,)."""
     if len(hkl) and np.abs(hkl).max() > _INDEX_LIMIT:
         raise MergeError("indices are beyond what is possible", found=int(np.abs(hkl).max()), expected=_INDEX_LIMIT)
-    wide = hkl.astype(np.int64) + _INDEX_LIMIT + 1
-    packed = (wide[:, 0] << (2 * _INDEX_BITS)) | (wide[:, 1] << _INDEX_BITS) | wide[:, 2]
+    packed = _pack(hkl)
     # Arrow finds the distinct values by hashing, many times faster than numpy by sorting.
     encoded = pa.array(packed).dictionary_encode()
     distinct, which = encoded.dictionary.to_numpy(), encoded.indices.to_numpy()
-    mask = (1 << _INDEX_BITS) - 1
-    measured = np.stack([distinct >> (2 * _INDEX_BITS), (distinct >> _INDEX_BITS) & mask, distinct & mask], axis=1)
-    unique, place = np.unique(point_group.asu(measured - _INDEX_LIMIT - 1), axis=0, return_inverse=True)
+    unique, place = np.unique(point_group.asu(_unpack(distinct)), axis=0, return_inverse=True)
     return packed, unique, place.reshape(-1)[which]
-
-
-def _column(table: Any, name: str, kind: type[np.generic]) -> NDArray[Any]:
-    return np.asarray(table.column(name).to_numpy(), dtype=kind)
-
-
-def _matrix(tables: Sequence[Any], names: list[str]) -> NDArray[np.float64]:
-    """Columns of all tables, one table below the other."""
-    return np.concatenate([np.stack([_column(t, name, np.float64) for name in names], axis=1) for t in tables])

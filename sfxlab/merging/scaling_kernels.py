@@ -42,13 +42,12 @@ def typical_sigma(offsets, resolution, sigma, out, neighbours):  # type: ignore[
 def sum_reflections(  # type: ignore[no-untyped-def]
     offsets, reflection, intensity, sigma, s2, mean, expected, totals, scale, b_factor, scatter, accepted, outlier
 ):
-    """`totals` of each reflection: Σ w, Σ w y, Σ w² (σ/f)², with y = I / f, w = 1 / (κ² m² + (σ/f)²), m = `expected`.
+    """Add Σ w, Σ w y and Σ w² (σ/f)² to the `totals` of each reflection.
 
-    Over the observations of accepted crystals that are no outliers. `offsets` (n_crystals + 1,); `reflection`,
-    `intensity`, `sigma`, `outlier` (n,); `s2`, `expected` (n_reflections,), `totals` (n_reflections, 3); the rest
-    (n_crystals,).
+    y = I / f and w = 1 / (κ² m² + (σ/f)²) with m = `expected`, over the observations of accepted crystals that are no
+    outliers. `offsets` (n_crystals + 1,); `reflection`, `intensity`, `sigma`, `outlier` (n,); `s2`, `expected`
+    (n_reflections,), `totals` (n_reflections, 3); the rest (n_crystals,).
     """
-    totals[:] = 0.0
     for i in range(len(scale)):
         if not accepted[i]:
             continue

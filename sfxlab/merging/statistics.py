@@ -12,67 +12,24 @@ from numpy.typing import NDArray
 
 from sfxlab.crystal import possible_reflections, resolution_of
 from sfxlab.errors import MergeError
+from sfxlab.merging.figures import (
+    Values,
+    cc_half_sigma_tau,
+    cc_star,
+    correlation,
+    correlation_interval,
+    crd_ano,
+    factors_onto,
+    r_ano,
+    ratio,
+    rsplit,
+    shell_edges,
+)
 
 if TYPE_CHECKING:
     from sfxlab.merging.merged import Merged
 
-Values = NDArray[np.float64]
 T = TypeVar("T")
-
-
-def shell_edges(r_min: float, r_max: float, n_shells: int) -> Values:
-    """Edges of shells of equal volume, (n_shells + 1,), in the unit of `r_min` and `r_max`, which are 1/d."""
-    return np.asarray(np.cbrt(np.linspace(r_min**3, r_max**3, n_shells + 1)), dtype=np.float64)
-
-
-def correlation(i1: Values, i2: Values) -> float:
-    """Pearson's correlation of intensities, CC1/2 for half data sets; NaN for fewer than three or constant ones."""
-    if len(i1) < 3 or np.ptp(i1) == 0 or np.ptp(i2) == 0:
-        return float("nan")
-    return float(np.corrcoef(i1, i2)[0, 1])
-
-
-def cc_star(cc_half: float) -> float:
-    """CC* = √(2 CC1/2 / (1 + CC1/2)) (Karplus & Diederichs 2012); NaN where CC1/2 is negative."""
-    return float(np.sqrt(2 * cc_half / (1 + cc_half))) if cc_half >= 0 else float("nan")
-
-
-def rsplit(i1: Values, i2: Values) -> float:
-    """Rsplit = √2 Σ|I1 − I2| / Σ(I1 + I2) (White et al. 2012), a fraction; NaN for fewer than three."""
-    if len(i1) < 3:
-        return float("nan")
-    return _ratio(np.sqrt(2) * np.abs(i1 - i2).sum(), (i1 + i2).sum())
-
-
-def r1i(i1: Values, i2: Values) -> float:
-    """R1(I) = Σ|I1 − I2| / ΣI1, a fraction."""
-    return _ratio(np.abs(i1 - i2).sum(), i1.sum())
-
-
-def r1f(i1: Values, i2: Values) -> float:
-    """R1(F) = Σ|√I1 − √I2| / Σ√I1 over pairs without negative intensities, a fraction."""
-    both = (i1 >= 0) & (i2 >= 0)
-    f1, f2 = np.sqrt(i1[both]), np.sqrt(i2[both])
-    return _ratio(np.abs(f1 - f2).sum(), f1.sum())
-
-
-def r2(i1: Values, i2: Values) -> float:
-    """R2 = √(Σ(I1 − I2)² / ΣI1²), a fraction."""
-    return float(np.sqrt(_ratio(((i1 - i2) ** 2).sum(), (i1**2).sum())))
-
-
-def factors_onto(i1: Values, i2: Values, resolution: Values) -> Values:
-    """What puts `i2` on the scale of `i1`, (n,): k exp(B s²) by a straight line through ln(I1 / I2) against s².
-
-    `resolution` is 1/d in 1/Å, s = 1/2d. Pairs of positive intensities count; with fewer than three of them, or all at
-    the same resolution, the factors are 1.
-    """
-    s2 = resolution**2 / 4
-    positive = (i1 > 0) & (i2 > 0)
-    if np.count_nonzero(positive) < 3 or np.ptp(s2[positive]) == 0:
-        return np.ones(len(i1))
-    slope, offset = np.polyfit(s2[positive], np.log(i1[positive] / i2[positive]), 1)
-    return np.asarray(np.exp(offset + slope * s2))
 
 
 @dataclass(frozen=True)
@@ -97,10 +54,26 @@ class Shell:
     n_pairs: int
     """Reflections in both half data sets, over which CC1/2, CC* and Rsplit are."""
     cc_half: float
+    cc_half_low: float
+    """CC1/2 is between this and `cc_half_high` with a confidence of 95 %."""
+    cc_half_high: float
+    cc_half_sigma_tau: float
+    """CC1/2 without halves, from the errors; far from `cc_half` where the errors are wrong."""
     cc_star: float
     rsplit: float
+    d1sig: float
+    """Share of the pairs of halves that differ by less than the error of their difference; 0.68 if that is right."""
+    d2sig: float
+    """By less than twice the error; 0.95 if that is right."""
+    error_ratio: float
+    """Standard deviation of differences of the halves in units of their errors; 1 where these are right."""
     cc_ano: float
-    """Correlation of Bijvoet differences of the halves; NaN where Friedel mates are merged."""
+    """Correlation of Bijvoet differences of the halves; NaN, as what follows, where Friedel mates are merged."""
+    crd_ano: float
+    """Spread of these differences along the diagonal over that across it; 1 without a signal."""
+    r_ano: float
+    """Σ|I⁺ − I⁻| / ½Σ(I⁺ + I⁻) of the means of the halves."""
+    r_ano_over_rsplit: float
 
 
 @dataclass(frozen=True)
@@ -112,33 +85,7 @@ class ShellStatistics:
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dictionary for each shell, and one for all, which has `shell` = `overall`."""
-        return _rows(self.shells, self.overall)
-
-
-@dataclass(frozen=True)
-class ComparisonShell:
-    """Agreement with other data in a range of resolution. R factors are fractions, not percent."""
-
-    d_max: float
-    d_min: float
-    n_common: int
-    """Reflections in both."""
-    cc: float
-    r1i: float
-    r1f: float
-    r2: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Agreement with other data by resolution, low resolution first, and over all."""
-
-    shells: tuple[ComparisonShell, ...]
-    overall: ComparisonShell
-
-    def to_rows(self) -> list[dict[str, Any]]:
-        """One dictionary for each shell, and one for all, which has `shell` = `overall`."""
-        return _rows(self.shells, self.overall)
+        return rows_of(self.shells, self.overall)
 
 
 def shell_statistics(
@@ -150,14 +97,16 @@ def shell_statistics(
     Raises `MergeError` where no reflection is in that range.
     """
     resolution = resolution_of(merged.cell, merged.hkl)
-    r_min, r_max = _range(resolution, d_min, d_max)
+    r_min, r_max = range_of(resolution, d_min, d_max)
     possible = possible_reflections(merged.cell, merged.point_group, r_max, r_min)
     possible_resolution = resolution_of(merged.cell, possible)
     i1, i2 = merged.half1.intensity, merged.half2.intensity
     paired = np.isfinite(i1) & np.isfinite(i2) & (resolution >= r_min) & (resolution < r_max)
-    i2 = i2.copy()
-    i2[paired] *= factors_onto(i1[paired], i2[paired], resolution[paired])
-    mate = _friedel_mates(merged.hkl) if not merged.point_group.centrosymmetric else None
+    factors = np.ones(len(i2))
+    factors[paired] = factors_onto(i1[paired], i2[paired], resolution[paired])
+    i2 = i2 * factors
+    error = np.hypot(merged.half1.sigma, factors * merged.half2.sigma)
+    mate = np.full(len(i2), -1) if merged.point_group.centrosymmetric else _friedel_mates(merged.hkl)
 
     def shell(low: float, high: float) -> Shell:
         inside = (resolution >= low) & (resolution < high)
@@ -167,80 +116,51 @@ def shell_statistics(
         with np.errstate(divide="ignore", invalid="ignore"):
             snr = (merged.intensity / merged.sigma)[inside]
         snr = snr[np.isfinite(snr)]
-        cc_half = correlation(i1[pairs], i2[pairs])
+        cc_half, split = correlation(i1[pairs], i2[pairs]), rsplit(i1[pairs], i2[pairs])
+        low_cc, high_cc = correlation_interval(cc_half, int(pairs.sum()))
+        known = inside & np.isfinite(merged.intensity) & np.isfinite(merged.sigma)
+        plus, minus = _bijvoet_pairs(pairs, mate)
+        anomalous = r_ano((i1 + i2)[plus] / 2, (i1 + i2)[minus] / 2)
+        differences = i1[plus] - i1[minus], i2[plus] - i2[minus]
         return Shell(
             d_max=1 / low if low > 0 else float("inf"),
             d_min=1 / high,
             n_unique=n_unique,
             n_possible=n_possible,
-            completeness=_ratio(n_unique, n_possible),
+            completeness=ratio(n_unique, n_possible),
             n_measurements=n_measurements,
-            multiplicity=_ratio(n_measurements, n_unique) if n_measurements else float("nan"),
+            multiplicity=ratio(n_measurements, n_unique) if n_measurements else float("nan"),
             snr=float(snr.mean()) if len(snr) else float("nan"),
             mean_intensity=float(merged.intensity[inside].mean()) if n_unique else float("nan"),
             n_pairs=int(pairs.sum()),
             cc_half=cc_half,
+            cc_half_low=low_cc,
+            cc_half_high=high_cc,
+            cc_half_sigma_tau=cc_half_sigma_tau(merged.intensity[known], merged.sigma[known]),
             cc_star=cc_star(cc_half),
-            rsplit=rsplit(i1[pairs], i2[pairs]),
-            cc_ano=_cc_ano(i1, i2, pairs, mate) if mate is not None else float("nan"),
+            rsplit=split,
+            **_errors(np.abs(i1 - i2)[pairs], error[pairs]),
+            cc_ano=correlation(*differences),
+            crd_ano=crd_ano(*differences),
+            r_ano=anomalous,
+            r_ano_over_rsplit=ratio(anomalous, split),
         )
 
-    shells, overall = _each_shell(shell, r_min, r_max, n_shells)
+    shells, overall = each_shell(shell, r_min, r_max, n_shells)
     return ShellStatistics(shells, overall)
 
 
-def compare(
-    merged: Merged,
-    reference: Merged,
-    n_shells: int = 10,
-    d_min: float | None = None,
-    d_max: float | None = None,
-) -> Comparison:
-    """Agreement of merged data with a reference, over the reflections of both between `d_min` and `d_max` (Å).
-
-    The data are put on the scale of the reference (`factors_onto`), which is list 1 of the R factors. Where their
-    point groups differ, both are brought to the higher one. Raises `MergeError` where they have nothing in common.
-    """
-    group = max(reference.point_group, merged.point_group, key=lambda g: len(g.operations))
-    mine, i2 = _means(group.asu(merged.hkl), merged.intensity)
-    theirs, i1 = _means(group.asu(reference.hkl), reference.intensity)
-    rows = {tuple(hkl): row for row, hkl in enumerate(theirs.tolist())}
-    place = np.array([rows.get(tuple(hkl), -1) for hkl in mine.tolist()], dtype=np.int64)
-    common, i2, i1 = mine[place >= 0], i2[place >= 0], i1[place[place >= 0]]
-    if not len(common):
-        raise MergeError(
-            "the data and the reference have no reflection in common",
-            found=f"{len(mine)} and {len(theirs)} reflections in point group {group.name}",
-            remedy="check that both are of the same crystal form",
-        )
-    resolution = resolution_of(merged.cell, common)
-    r_min, r_max = _range(resolution, d_min, d_max)
-    inside = (resolution >= r_min) & (resolution < r_max)
-    i1, i2, resolution = i1[inside], i2[inside], resolution[inside]
-    i2 = i2 * factors_onto(i1, i2, resolution)
-
-    def shell(low: float, high: float) -> ComparisonShell:
-        part = (resolution >= low) & (resolution < high)
-        a, b = i1[part], i2[part]
-        return ComparisonShell(
-            d_max=1 / low if low > 0 else float("inf"), d_min=1 / high, n_common=len(a),
-            cc=correlation(a, b), r1i=r1i(a, b), r1f=r1f(a, b), r2=r2(a, b),
-        )  # fmt: skip
-
-    shells, overall = _each_shell(shell, r_min, r_max, n_shells)
-    return Comparison(shells, overall)
-
-
-def _each_shell(
+def each_shell(
     shell: Callable[[float, float], T], r_min: float, r_max: float, n_shells: int
 ) -> tuple[tuple[T, ...], T]:
+    """What `shell` makes of each shell between two 1/d, and of the whole range."""
     edges = shell_edges(r_min, r_max, n_shells)
     edges[0], edges[-1] = r_min, r_max
     shells = tuple(shell(float(low), float(high)) for low, high in pairwise(edges))
     return shells, shell(r_min, r_max)
 
 
-def _range(resolution: Values, d_min: float | None, d_max: float | None) -> tuple[float, float]:
+def range_of(resolution: Values, d_min: float | None, d_max: float | None) -> tuple[float, float]:
     """The least and the highest 1/d; a reflection at the very edge of the data is inside."""
     if not len(resolution):
         raise MergeError("there are no reflections", remedy="merge more crystals")
@@ -263,27 +183,24 @@ def _friedel_mates(hkl: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.where(mates > np.arange(len(hkl)), mates, -1)
 
 
-def _cc_ano(i1: Values, i2: Values, pairs: NDArray[np.bool_], mate: NDArray[np.int64]) -> float:
+def _bijvoet_pairs(pairs: NDArray[np.bool_], mate: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of I⁺ and of I⁻ for those of which both are among the `pairs` of halves."""
     plus = np.flatnonzero(pairs & (mate >= 0))
-    minus = mate[plus]
-    both = pairs[minus]
-    plus, minus = plus[both], minus[both]
-    return correlation(i1[plus] - i1[minus], i2[plus] - i2[minus])
+    plus = plus[pairs[mate[plus]]]
+    return plus, mate[plus]
 
 
-def _means(hkl: NDArray[np.int32], intensity: Values) -> tuple[NDArray[np.int32], Values]:
-    """Mean intensity of those that have the same hkl."""
-    finite = np.isfinite(intensity)
-    unique, place = np.unique(hkl[finite], axis=0, return_inverse=True)
-    place = place.reshape(-1)
-    sums = np.bincount(place, weights=intensity[finite], minlength=len(unique))
-    return unique, sums / np.maximum(np.bincount(place, minlength=len(unique)), 1)
+def _errors(difference: Values, error: Values) -> dict[str, float]:
+    """How differences of halves compare with their errors; NaN for fewer than three."""
+    known = np.isfinite(error) & (error > 0)
+    if np.count_nonzero(known) < 3:
+        return dict.fromkeys(("d1sig", "d2sig", "error_ratio"), float("nan"))
+    relative = difference[known] / error[known]
+    shares = {"d1sig": float(np.mean(relative < 1)), "d2sig": float(np.mean(relative < 2))}
+    return {**shares, "error_ratio": float(np.sqrt(np.mean(relative**2)))}
 
 
-def _ratio(above: float, below: float) -> float:
-    return float(above / below) if below else float("nan")
-
-
-def _rows(shells: tuple[Any, ...], overall: Any) -> list[dict[str, Any]]:
+def rows_of(shells: tuple[Any, ...], overall: Any) -> list[dict[str, Any]]:
+    """One dictionary for each shell, and one for all, which has `shell` = `overall`."""
     rows = [{"shell": str(number), **asdict(shell)} for number, shell in enumerate(shells, start=1)]
     return [*rows, {"shell": "overall", **asdict(overall)}]

@@ -11,12 +11,14 @@ from bokeh.models import BasicTicker, FixedTicker
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
+from sfxlab.merging.distribution import TwinTest, WilsonPlot
 from sfxlab.peaks.ice import ICE_SPACINGS
 from sfxlab.store.rates import HitRates
 
 BLUE, GREEN, ORANGE, VIOLET = "#3b82c4", "#2a9d6f", "#d55e00", "#a06cb0"
 # Readable on white and on black, because a figure cannot know which page it is on.
 _INK = "#7f8a99"
+_SHELL_SPACINGS = (10, 5, 4, 3, 2.5, 2.2, 2, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1)
 _SPACINGS = (30, 10, 6, 4, 3, 2.5, 2, 1.7, 1.5, 1.3, 1.2, 1.1, 1)
 
 
@@ -107,14 +109,48 @@ def radial_chart(counts: NDArray[np.integer], step: float) -> figure:
     return chart
 
 
-def shells_chart(resolution: NDArray[np.floating], values: dict[str, NDArray[np.floating]]) -> figure:
-    """Statistics by resolution, (n,) each: `resolution` is 1/d of the middle of each shell, 1/Å; drawn over 1/d²."""
+def shells_chart(
+    resolution: NDArray[np.floating],
+    values: dict[str, NDArray[np.floating]],
+    band: tuple[NDArray[np.floating], NDArray[np.floating]],
+) -> figure:
+    """Statistics by resolution, (n,) each: `resolution` is 1/d of the middle of each shell, 1/Å; drawn over 1/d².
+
+    `band` is where the first one is with a confidence of 95 %.
+    """
     chart = empty_figure("d / Å", "", y_range=(-0.05, 1.05))
     x = resolution**2
+    chart.varea(x, *band, color=BLUE, alpha=0.22)
     for colour, (label, y) in zip((BLUE, GREEN, ORANGE, VIOLET), values.items(), strict=False):
         chart.line(x, y, color=colour, line_width=2, legend_label=label)
         chart.scatter(x, y, color=colour, size=5)
-    _label_as_spacings(chart, (10, 5, 4, 3, 2.5, 2.2, 2, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1), x.max() ** 0.5, power=2)
+    _label_as_spacings(chart, _SHELL_SPACINGS, x.max() ** 0.5, power=2)
+    _legend_above(chart)
+    return chart
+
+
+def wilson_chart(plot: WilsonPlot) -> figure:
+    """ln(⟨I⟩/Σf²) over 1/d², and the straight line that gives B."""
+    chart = empty_figure("d / Å", "ln(⟨I⟩ / Σf²)", height=230)
+    x = 4 * plot.s2
+    chart.scatter(x, plot.log_ratio, color=BLUE, size=5, legend_label="data")
+    if np.isfinite(plot.b_factor):
+        line = plot.log_scale - 2 * plot.b_factor * plot.s2
+        chart.line(x, line, color=ORANGE, line_width=2, legend_label=f"B = {plot.b_factor:.1f} Å²")
+    _label_as_spacings(chart, _SHELL_SPACINGS, float(x.max()) ** 0.5, power=2)
+    _legend_above(chart)
+    return chart
+
+
+def twin_chart(test: TwinTest) -> figure:
+    """Share of pairs with a smaller |L|, and what it is with and without twins (Padilla & Yeates 2003)."""
+    chart = empty_figure("|L|", "share of pairs below", height=230, x_range=(0, 1), y_range=(0, 1.02))
+    x = np.linspace(0, 1, 101)
+    chart.line(x, x, color=GREEN, line_width=2, line_dash="dashed", legend_label="no twins")
+    twins = x * (3 - x**2) / 2
+    chart.line(x, twins, color=ORANGE, line_width=2, line_dash="dashed", legend_label="perfect twins")
+    share = np.searchsorted(test.l_values, x, side="right") / max(len(test.l_values), 1)
+    chart.line(x, share, color=BLUE, line_width=2, legend_label="data")
     _legend_above(chart)
     return chart
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfxlab.merging import Shell
-from sfxlab.report.charts import chart_html, shells_chart
+from sfxlab.merging.cutoffs import Cutoff, middles, resolution_cutoffs
+from sfxlab.merging.distribution import TwinTest, twin_test, wilson_plot
+from sfxlab.report.charts import chart_html, shells_chart, twin_chart, wilson_chart
 from sfxlab.report.sections import cards, section, table
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def merging(merged: Merged) -> str:
     """Figures of merit over all, by shells as a chart, and as a table."""
     statistics = merged.statistics()
     shells, overall = statistics.shells, statistics.overall
-    middle = np.array([(_inverse(shell.d_max) + 1 / shell.d_min) / 2 for shell in shells])
+    wilson, twins = wilson_plot(merged), twin_test(merged)
     curves = {
         "CC1/2": np.array([shell.cc_half for shell in shells]),
         "CC*": np.array([shell.cc_star for shell in shells]),
@@ -31,7 +33,14 @@ def merging(merged: Merged) -> str:
         "completeness": np.array([shell.completeness for shell in shells]),
     }
     rows = [_row(shell) for shell in (*shells, overall)]
-    body = _cards(overall) + chart_html(shells_chart(middle, curves)) + table(_HEAD, rows, "numbers totals")
+    band = np.array([shell.cc_half_low for shell in shells]), np.array([shell.cc_half_high for shell in shells])
+    body = _cards(overall) + chart_html(shells_chart(middles(shells), curves, band))
+    body += "<p>The band is where CC1/2 is with a confidence of 95 %.</p>" + table(_HEAD, rows, "numbers totals")
+    body += "<h3>Where rules would cut the data off</h3>"
+    body += table(("rule", "d / Å", ""), [_cutoff(c) for c in resolution_cutoffs(statistics)], "facts")
+    body += "<h3>Wilson plot</h3>" + chart_html(wilson_chart(wilson))
+    body += "<h3>Test for twins</h3>" + f"<p>{_twins(twins)}</p>"
+    body += chart_html(twin_chart(twins)) if len(twins.l_values) else ""
     if merged.history:
         body += "<h3>How they were made</h3>" + table(("", ""), _facts(merged.history), "facts")
     return section("Merged data", body, f"Point group {merged.point_group.name}, cell {merged.cell}.")
@@ -79,5 +88,14 @@ def _number(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "–"
 
 
-def _inverse(spacing: float) -> float:
-    return 1 / spacing if math.isfinite(spacing) else 0.0
+def _cutoff(cutoff: Cutoff) -> tuple[str, str, str]:
+    return cutoff.rule, _number(cutoff.d_min, ".2f"), "the data end there" if cutoff.at_edge else ""
+
+
+def _twins(test: TwinTest) -> str:
+    if not math.isfinite(test.mean_abs_l):
+        return test.verdict.capitalize() + "."
+    numbers = (
+        f"⟨|L|⟩ is {test.mean_abs_l:.3f} (0.5 without twins, 0.375 with perfect ones), ⟨L²⟩ {test.mean_square_l:.3f}"
+    )
+    return f"{numbers} (0.333, 0.2), over {test.n_pairs:,} pairs to {test.d_min:.2f} Å: {test.verdict}."

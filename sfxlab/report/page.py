@@ -15,14 +15,16 @@ from sfxlab.errors import OutputExistsError, RunError, SfxlabError
 from sfxlab.frames import FrameSource
 from sfxlab.report import sections
 from sfxlab.report.bad_pixels import bad_pixels
+from sfxlab.report.charts import chart_html
 from sfxlab.report.decoys import decoys
+from sfxlab.report.forecast import forecast_chart
 from sfxlab.report.hits import hits
 from sfxlab.report.merging import merging
 from sfxlab.store import Run, RunMonitor
 from sfxlab.whole_files import written_whole
 
 if TYPE_CHECKING:
-    from sfxlab.merging import Merged
+    from sfxlab.merging import Forecast, Merged
 
 
 def write_report(run: Run | None, path: str | Path, merged: Merged | None = None, *, overwrite: bool = False) -> Path:
@@ -98,6 +100,25 @@ def write_live_page(monitor: RunMonitor, path: str | Path, seconds: float) -> No
     refresh = "" if run.is_finished else f'<meta http-equiv="refresh" content="{max(round(seconds), 1)}">'
     with written_whole(Path(path)) as file:
         file.write(_page(f"Run {run.path.name}", body, refresh).encode("utf-8"))
+
+
+def write_forecast(forecast: Forecast, path: str | Path) -> None:
+    """Write how a figure of merit has grown and will grow, as an HTML file. Raises `RunError` where it cannot be."""
+    head = ("crystals", "frames", forecast.figure, "spread")
+    per_crystal = forecast.n_frames / max(forecast.n_crystals, 1)
+    rows = [
+        (f"{p.n_crystals:,.0f}", f"{p.n_crystals * per_crystal:,.0f}", f"{p.value:.3f}", f"{p.spread:.3f}")
+        for p in forecast.trend
+    ]
+    body = chart_html(forecast_chart(forecast)) + sections.table(head, rows, "numbers")
+    with written_whole(Path(path)) as file:
+        file.write(_page("Forecast", sections.section(str(forecast), body)).encode("utf-8"))
+
+
+def write_page(title: str, body: str, path: str | Path) -> None:
+    """Write sections as an HTML file that needs nothing else. Raises `RunError` where it cannot be written."""
+    with written_whole(Path(path)) as file:
+        file.write(_page(title, body).encode("utf-8"))
 
 
 def _page(title: str, body: str, head: str = "") -> str:

@@ -30,8 +30,11 @@ COMMANDS = (
     "cells",
     "decoys",
     "mask",
+    "geometry",
+    "ambiguity",
     "merge",
     "stats",
+    "forecast",
     "export",
     "import",
     "report",
@@ -210,7 +213,45 @@ def test_stats_compare_with_the_truth(sfxlab: Sfxlab, told: Callable[..., Any], 
     text = sfxlab(*arguments).stdout
     assert "true.hkl.gz by shell" in text
     assert "nan" not in text
+    assert "CC* ≥ 0.5" in text
+    assert "L-test" in text
     assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+def test_ambiguity_names_the_operators_and_writes_what_it_found(
+    told: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
+    lattices = Run(example / "run").counts.lattices
+    values = told("ambiguity", example / "run", "-y", "4/m", "--stream", tmp_path / "resolved.stream")
+    assert [found["operator"] for found in values["operators"]] == ["h,k,l", "k,h,-l"]
+    assert len(values["crystals"]) == lattices
+    resolved = [crystal for crystal in values["crystals"] if crystal["resolved"]]
+    results = list(read_stream(tmp_path / "resolved.stream").results())
+    assert sum(len(result.crystals) for result in results) == len(resolved)
+    assert told("ambiguity", example / "run", "-y", "4/mmm")["operators"][0]["operator"] == "h,k,l"
+
+
+def test_table_one_is_text_csv_or_mmcif(told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
+    counts = Run(example / "run").counts
+    for suffix in ("txt", "csv", "cif"):
+        told("stats", example / "merged.mtz", "--run", example / "run", "--table", tmp_path / f"table.{suffix}")
+    lines = [line.rsplit(maxsplit=1) for line in (tmp_path / "table.txt").read_text().splitlines()]
+    assert ["Indexed lattices", str(counts.lattices)] in lines
+    assert any(label == "Merged lattices" and int(number) <= counts.lattices for label, number in lines)
+    assert f"Hits,{counts.hits},\n" in (tmp_path / "table.csv").read_text()
+    block = gemmi.cif.read(str(tmp_path / "table.cif")).sole_block()
+    assert block.find_value("_pdbx_serial_crystallography_data_reduction.frames_indexed") == str(counts.indexed)
+
+
+def test_observations_and_mmcif_are_exported(told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
+    mtz, cif = tmp_path / "unmerged.mtz", tmp_path / "merged.cif"
+    values = told("export", example / "run", "--to", "unmerged-mtz", mtz, "--space-group", "P 43 21 2")
+    read = gemmi.read_mtz_file(str(mtz))
+    assert (values["crystals"], values["observations"]) == (len(read.batches), read.nreflections)
+    values = told("export", example / "run", "--to", "dials", tmp_path / "run.expt")
+    assert (values["crystals"], Path(values["reflections"]).name) == (len(read.batches), "run.refl")
+    told("export", example / "merged.mtz", "--to", "mmcif", cif, "--run", example / "run")
+    assert gemmi.as_refln_blocks(gemmi.cif.read(str(cif)))[0].spacegroup is not None
 
 
 def test_export_goes_round(sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path) -> None:

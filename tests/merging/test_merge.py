@@ -27,14 +27,15 @@ def against_truth(merged: Merged, run: Any) -> tuple[float, float]:
 
 
 def test_plain_mean_and_its_error_are_those_of_monte_carlo_merging(synthetic_run: MakeRun) -> None:
-    # METHODS appendix A9: the mean of 10, 14, 9, 11 is 11, its error 0.935414.
+    # METHODS appendix A9: the mean of 10, 14, 9, 11 is 11, the error 0.935414 by the variance of the population; that
+    # of a sample of four is √(4/3) times as large.
     run = synthetic_run(n_crystals=4, n_observed=6)
     one = {name: [value] * 4 for name, value in (("h", 1), ("k", 2), ("l", 3), ("sigma", 1.0), ("saturated", False))}
     values = {"frame": [0, 1, 2, 3], "crystal": [0] * 4, "intensity": [10.0, 14.0, 9.0, 11.0]}
     merged = merge(replace(run, reflections=pa.table({**values, **one})), "4/mmm", "none", polarisation=None)
     assert merged.hkl.tolist() == [[2, 1, 3]]
     assert merged.intensity[0] == pytest.approx(11)
-    assert merged.sigma[0] == pytest.approx(0.935414, abs=1e-6)
+    assert merged.sigma[0] == pytest.approx(0.935414 * np.sqrt(4 / 3), abs=1e-6)
     assert merged.n_observations[0] == 4
 
 

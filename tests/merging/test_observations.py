@@ -122,3 +122,31 @@ def test_polarisation_needs_a_photon_energy(synthetic_run: MakeRun) -> None:
     with pytest.raises(MergeError, match="photon energy") as caught:
         gather([unknown], point_group("4/mmm"), polarisation=parse_polarisation("horiz"))
     assert "//1" in str(caught.value)
+
+
+def test_crystals_of_another_cell_are_left_out_with_the_reason(synthetic_run: MakeRun) -> None:
+    run = synthetic_run(n_crystals=5)
+    crystals = with_column(run.crystals, "c", [30.0, 30.6, 32.0, 30.0, 29.7])
+    o = gather([replace(run, crystals=crystals)], point_group("4/mmm"))
+    ((crystal, reason),) = o.excluded
+    assert (crystal.event, reason) == ("//2", "its cell is 40.00 40.00 32.00 90.00 90.00 90.00")
+    assert o.dropped["crystal of another lattice"] == 250
+    wide = gather([replace(run, crystals=crystals)], point_group("4/mmm"), length_tolerance=0.1)
+    assert not wide.excluded
+
+
+def test_runs_of_cells_within_the_tolerance_merge_and_others_do_not(synthetic_run: MakeRun) -> None:
+    first = synthetic_run(n_crystals=6)
+    near, far = (
+        synthetic_run(
+            n_crystals=5, path=f"{a}.cxi", cell=UnitCell(a, a, 30, lattice_type="tetragonal", unique_axis="c")
+        )
+        for a in (40.8, 60.0)
+    )
+    together = gather([first, near], point_group("4/mmm"))
+    assert not together.excluded
+    assert together.cell.a == 40
+    mixed = gather([first, far], point_group("4/mmm"))
+    assert {crystal.path for crystal, _ in mixed.excluded} == {"60.0.cxi"}
+    with pytest.raises(MergeError, match="no crystal has this cell"):
+        gather([far], point_group("4/mmm"), cell=UnitCell(40, 40, 30, lattice_type="tetragonal", unique_axis="c"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,13 +14,17 @@ from hypothesis import strategies as st
 from sfxlab.crystal import UnitCell, point_group, possible_reflections, read_cell, resolution_of
 from sfxlab.errors import MergeError
 from sfxlab.merging import Intensities, Merged, compare, read_merged
-from sfxlab.merging.statistics import (
+from sfxlab.merging.comparison import read_comparable
+from sfxlab.merging.figures import (
     cc_star,
     correlation,
+    correlation_interval,
+    crd_ano,
     factors_onto,
     r1f,
     r1i,
     r2,
+    r_ano,
     rsplit,
     shell_edges,
 )
@@ -96,6 +101,41 @@ def test_shells_add_up_to_the_whole() -> None:
     json.dumps(rows)
 
 
+def test_intervals_of_correlations_hold_the_truth_19_times_of_20() -> None:
+    rng = np.random.default_rng(1)
+    truth, inside = 0.8, 0
+    for _ in range(400):
+        common, noise = rng.standard_normal(100), rng.standard_normal((2, 100))
+        i1, i2 = np.sqrt(truth) * common + np.sqrt(1 - truth) * noise
+        low, high = correlation_interval(correlation(i1, i2), 100)
+        inside += low < truth < high
+    assert inside / 400 == pytest.approx(0.95, abs=0.03)
+    assert np.isnan(correlation_interval(0.5, 3)).all()
+    assert correlation_interval(1.0, 10) == pytest.approx((1, 1), abs=1e-4)
+
+
+def test_errors_that_are_right_are_called_right() -> None:
+    overall = merged_of(d_min=1.5).statistics().overall
+    assert overall.d1sig == pytest.approx(0.683, abs=0.03)
+    assert overall.d2sig == pytest.approx(0.954, abs=0.02)
+    assert overall.error_ratio == pytest.approx(1, abs=0.04)
+    assert overall.cc_half_sigma_tau == pytest.approx(overall.cc_half, abs=0.003)
+
+
+def test_anomalous_figures_of_three_pairs() -> None:
+    d1, d2 = np.array([3.0, -1, 2]), np.array([1.0, -2, 2])
+    # √(Σ(d1 + d2)² / Σ(d1 − d2)²) = √((16 + 9 + 16) / (4 + 1 + 0)).
+    assert crd_ano(d1, d2) == pytest.approx(np.sqrt(41 / 5))
+    assert r_ano(np.array([10.0, 20, 30]), np.array([12.0, 18, 30])) == pytest.approx(4 / 60)
+
+
+def test_anomalous_figures_need_friedel_mates_apart() -> None:
+    apart, merged = merged_of("422").statistics().overall, merged_of("4/mmm").statistics().overall
+    assert np.isnan([merged.cc_ano, merged.crd_ano, merged.r_ano, merged.r_ano_over_rsplit]).all()
+    assert apart.r_ano > apart.rsplit
+    assert apart.r_ano_over_rsplit == pytest.approx(apart.r_ano / apart.rsplit)
+
+
 def test_limits_of_resolution_are_those_asked_for() -> None:
     merged = merged_of()
     overall = merged.statistics(d_min=3.0, d_max=12.0).overall
@@ -126,6 +166,36 @@ def test_data_of_a_lower_symmetry_are_averaged_before_they_are_compared() -> Non
     keep = np.array([tuple(hkl) in rows for hkl in laue.point_group.asu(chiral.hkl).tolist()])
     common = len(np.unique(laue.point_group.asu(chiral.hkl)[keep], axis=0))
     assert compare(chiral, laue).overall.n_common == compare(laue, chiral).overall.n_common == common
+
+
+def test_a_model_is_a_reference_of_calculated_intensities(tmp_path: Path) -> None:
+    structure = gemmi.Structure()
+    structure.cell, structure.spacegroup_hm = CELL.gemmi, "P 4"
+    chain = gemmi.Chain("A")
+    rng = np.random.default_rng(1)
+    for number in range(40):
+        residue = gemmi.Residue()
+        residue.name, residue.seqid = "ALA", gemmi.SeqId(number + 1, " ")
+        atom = gemmi.Atom()
+        atom.name, atom.element, atom.b_iso = "CA", gemmi.Element("C"), 15.0
+        atom.pos = gemmi.Position(*rng.uniform(0, 30, 3))
+        residue.add_atom(atom)
+        chain.add_residue(residue)
+    model = gemmi.Model("1")
+    model.add_chain(chain)
+    structure.add_model(model)
+    structure.setup_entities()
+    structure.write_pdb(str(tmp_path / "model.pdb"))
+    data = merged_of("4/m", 3.0)
+    reference = read_comparable(tmp_path / "model.pdb", data)
+    # Atoms alone, without the solvent, which changes little at high resolution.
+    structure = gemmi.read_structure(str(tmp_path / "model.pdb"))
+    structure.setup_cell_images()
+    calculator = gemmi.StructureFactorCalculatorX(structure.cell)
+    rows = np.flatnonzero(resolution_of(CELL, reference.hkl) > 0.25)[::20]
+    atoms = [abs(calculator.calculate_sf_from_model(structure[0], list(reference.hkl[row]))) ** 2 for row in rows]
+    assert correlation(np.array(atoms), reference.intensity[rows]) > 0.95
+    assert compare(data, reference).overall.n_common > 0.9 * len(data)
 
 
 def test_data_without_common_reflections_cannot_be_compared() -> None:
