@@ -114,7 +114,8 @@ def learn_spot_profiles(
     """
     wanted, report = recipe.profiles, progress or (lambda done, total: None)
     # Of multiples of the golden ratio the smallest fractions belong to numbers that are evenly spread.
-    order = np.argsort(np.arange(len(frames)) * _GOLDEN % 1, kind="stable")[: wanted.frames].tolist()
+    spread = np.argsort(np.arange(len(frames)) * _GOLDEN % 1, kind="stable").tolist()
+    order = _first_of_each(frames, spread, wanted.frames)
     groups = [order[first : first + _FRAMES_IN_TASK] for first in range(0, len(order), _FRAMES_IN_TASK)]
     tasks = [tuple(frames[position : position + 1] for position in group) for group in groups]
     found: list[Examples] = []
@@ -130,6 +131,16 @@ def learn_spot_profiles(
     if not found:
         return None
     return learn_profiles(Examples.joined(found), len(frames.detector.panels), wanted, recipe.integration)
+
+
+def _first_of_each(frames: FrameSource, positions: Sequence[int], most: int) -> list[int]:
+    """The first so many positions without frames that are there before, which say nothing new."""
+    found: dict[Any, int] = {}
+    for position in positions:
+        found.setdefault(frames.identity(position), position)
+        if len(found) == most:
+            break
+    return list(found.values())
 
 
 def examples_of_frames(frames: Sequence[FrameSource], recipe: Recipe) -> list[Examples]:

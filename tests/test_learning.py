@@ -214,8 +214,8 @@ def test_frames_that_cannot_be_read_are_left_out(simulation: Simulation, tmp_pat
     assert learned.frames == 23
 
 
-def test_fits_of_learned_profiles_are_closer_to_each_other_than_sums(run: Run) -> None:
-    """Of weak reflections, whose scatter is noise: the fits' errors are smaller, and they are not the same as sums."""
+def test_fits_of_learned_profiles_have_less_noise_than_sums(run: Run) -> None:
+    """No true intensity is below zero, so what is there is noise: of weak reflections, the fits have less of it."""
     profiles = run.profiles
     assert profiles is not None
     assert profiles.spots >= 200
@@ -223,8 +223,19 @@ def test_fits_of_learned_profiles_are_closer_to_each_other_than_sums(run: Run) -
     found = run.reflections.to_pandas()
     weak = found[found.intensity_sum < 2 * found.sigma_sum].dropna()
     assert len(weak) > 300
-    assert weak.intensity_profile.std() < 0.8 * weak.intensity_sum.std()
+    assert -np.percentile(weak.intensity_profile, 2) < -0.7 * np.percentile(weak.intensity_sum, 2)
     assert (weak.intensity == weak.intensity_profile).mean() > 0.9
+
+
+def test_a_frame_that_is_listed_again_shows_its_spots_once(
+    simulation: Simulation, frames: FrameSource, recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "twice.lst").write_text(f"{simulation.frames}\n" * 2)
+    once = learn_spot_profiles(frames, recipe)
+    twice = learn_spot_profiles(open_frames(tmp_path / "twice.lst", simulation.geometry), recipe)
+    assert once is not None
+    assert twice is not None
+    assert (twice.spots, twice.frames) == (once.spots, once.frames)
 
 
 def test_profiles_are_learned_only_where_they_are_wanted(frames: FrameSource, recipe: Recipe, tmp_path: Path) -> None:

@@ -169,8 +169,8 @@ def test_a_bug_in_one_frame_does_not_end_the_run(
 
     real = processing.process_frame
 
-    def broken(frame: Frame, recipe: Recipe) -> Any:
-        return real(frame, recipe) if frame.id.event != "//1" else [][0]
+    def broken(frame: Frame, *others: Any) -> Any:
+        return real(frame, *others) if frame.id.event != "//1" else [][0]
 
     monkeypatch.setattr(processing, "process_frame", broken)
     run = process(make_frames(3), Recipe(), output=tmp_path / "run")

@@ -20,7 +20,7 @@ from sfxlab.frames import Hdf5Frames, open_frames
 from sfxlab.geometry import Geometry
 from sfxlab.processing import process
 from sfxlab.progress import Progress
-from sfxlab.recipe import BadPixelRecipe, Recipe
+from sfxlab.recipe import Recipe
 from sfxlab.remote.files import BLOCK
 from sfxlab.store import Run
 
@@ -132,7 +132,8 @@ def test_a_server_that_dies_costs_frames_that_resuming_repairs(
     servers: Any,
     s3_settings: Callable[[int], None],
 ) -> None:
-    recipe = Recipe(bad_pixels=BadPixelRecipe(learn=False))  # which would fetch all frames while the server lives
+    # Learning would fetch all frames while the server lives.
+    recipe = Recipe().changed(bad_pixels={"learn": False}, profiles={"learn": False})
     port = servers.free_port()
     s3_settings(port)
     start, served = (servers.s3_server, folder) if kind == "s3" else (servers.web_server, folder.parent)
