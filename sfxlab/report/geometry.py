@@ -34,7 +34,7 @@ def write_refined_geometry(refined: RefinedGeometry, path: str | Path) -> None:
                 f"{r.sums_before.median_distance:.2f} before",
             ),
             ("crystals", f"{r.n_crystals:,}", f"{r.sums_after.n_crystals[1]:,} left out"),
-            ("beam centre", f"{r.shift[0]:+.1f} {r.shift[1]:+.1f}", "pixels along x, y"),
+            ("beam centre", f"{r.shift[0]:+.2f} {r.shift[1]:+.2f}", "pixels along x, y"),
             ("distance", f"{100 * r.distance_change:+.3f} %", f"± {100 * r.distance_error:.3f} %"),
         ]
     )
