@@ -36,7 +36,7 @@ lab: $(BIN)/.installed ## JupyterLab on the notebooks
 
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	  --generate-hashes --no-header -o requirements.lock
 
 system-deps: ## Debian packages that some tests want
 	.ci/system-deps
