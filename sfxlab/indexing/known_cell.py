@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtrc
 
 from sfxlab.indexing import fit_kernels
-from sfxlab.indexing.assignment import Assignment, assign
+from sfxlab.indexing.assignment import CLAIM, CLAIM_SCATTER, Assignment, assign
 from sfxlab.indexing.coincidence import is_suspect, turned_ones
 from sfxlab.indexing.known_cell_kernels import FIRST_SHELL, mean_reach
 from sfxlab.indexing.reasons import Reason
@@ -20,10 +20,6 @@ from sfxlab.indexing.significance import log10_chance
 from sfxlab.indexing.target import Target
 from sfxlab.recipe import IndexingRecipe
 
-CLAIM = 0.25
-"""A peak belongs to a lattice where all its indices are this close to whole numbers."""
-CLAIM_SCATTER = 6.0
-"""And where it is no further from its node along the Ewald sphere than so many standard deviations."""
 REFUSALS = 3
 """Lattices that fit better than by chance, but are not to be believed: after so many more a frame is given up.
 
