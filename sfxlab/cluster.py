@@ -18,6 +18,8 @@ from sfxlab.errors import ClusterError
 DEATHS_TOLERATED = 2
 """A task that was with this many workers when they died is tried once more and then given up."""
 
+_DEAD_WORKERS_RETURN = {"distributed.deploy.lost-worker-timeout": "1 day"}
+
 
 def connect(
     where: str = "local",
@@ -70,6 +72,9 @@ def _local(workers: int | None, memory_limit: str | float, dashboard: bool) -> C
         "scheduler_kwargs": {"dashboard": dashboard},
         "silence_logs": logging.CRITICAL,
     }
+    # Dask looks a while after a worker's death whether it is there, and gives it up for good if it has just died again:
+    # tasks that kill workers would leave none. It reads this at each death, hence set for good.
+    dask.config.set(_DEAD_WORKERS_RETURN)
     try:
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS_TOLERATED}):
             return _deaf_to_interrupts(options)

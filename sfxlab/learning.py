@@ -56,6 +56,18 @@ def _on_workers(
     client: Client, parts: Sequence[Part], recipe: BadPixelRecipe, report: Callable[[int, int], None]
 ) -> LearnedMask | None:
     """The same on workers, which keep the tallies; only the mask comes here."""
+    try:
+        return _added_on_workers(client, parts, recipe, report)
+    except KilledWorker:
+        # A worker takes all that it keeps and that waits on it along when it dies, so that any part may be blamed.
+        harmless = [part for part in parts if not _kills(client, Part.tally, part)]
+        _LOG.warning("bad pixels are learned without frames that kill workers: %d parts", len(parts) - len(harmless))
+        return _added_on_workers(client, harmless, recipe, report)
+
+
+def _added_on_workers(
+    client: Client, parts: Sequence[Part], recipe: BadPixelRecipe, report: Callable[[int, int], None]
+) -> LearnedMask | None:
     # Several people may share a scheduler, and it takes tasks of the same name for the same task.
     token = uuid.uuid4().hex[:8]
 
@@ -70,18 +82,13 @@ def _on_workers(
     ahead = sum(client.nthreads().values()) + 1
     tally: Future[Any] | None = None
     try:
-        for number, part in enumerate(parts):
+        for number in range(len(parts)):
             for later in range(number + len(waiting), min(number + ahead, len(parts))):
                 waiting.append(submit(f"learn-bad-pixels-{later}", Part.tally, parts[later]))
             task = waiting.popleft()
-            if _killed(task):
-                # It may be innocent: a worker takes the tasks that wait on it along when it dies.
-                task = submit(f"learn-bad-pixels-{number}-again", Part.tally, part)
-            if _killed(task):
-                _LOG.warning("bad pixels are learned without frames that kill workers: part %d of the sample", number)
-            else:
-                tally = submit(f"add-bad-pixels-{number}", added, tally, task)
-            held[:] = [*waiting, *([tally] if tally is not None else [])]
+            _settled(task)
+            tally = submit(f"add-bad-pixels-{number}", added, tally, task)
+            held[:] = [*waiting, tally]
             report(number + 1, len(parts))
         found: LearnedMask | None = task_result(submit("find-bad-pixels", find_bad_pixels, tally, recipe))
         return found
@@ -92,13 +99,27 @@ def _on_workers(
             client.cancel(held)
 
 
-def _killed(task: Future[Any]) -> bool:
-    """Wait for a task; whether workers died of it."""
+def _settled(task: Future[Any]) -> None:
+    """Wait for a task without fetching what it made. Raises `KilledWorker` and `ClusterError`."""
     try:
         wait(task)
     except CancelledError as error:
         raise connection_lost(error) from error
-    return task.status == "error" and isinstance(task.exception(), KilledWorker)
+    failure = task.exception() if task.status == "error" else None
+    if isinstance(failure, KilledWorker):
+        raise failure
+
+
+def _kills(client: Client, function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether workers die of this, where nothing else is under way that they could die of."""
+    task = client.submit(function, *arguments, key=f"alone-{uuid.uuid4().hex}", pure=False)
+    try:
+        _settled(task)
+    except KilledWorker:
+        return True
+    except OSError as error:
+        raise connection_lost(error) from error
+    return False
 
 
 def learn_spot_profiles(
@@ -176,11 +197,19 @@ def _found_on_workers(
                 name = f"learn-profiles-{later:06d}-{token}"
                 waiting.append(client.submit(examples_of_frames, tasks[later], recipe, key=name, pure=False))
             task = waiting.popleft()
-            if _killed(task):
-                _LOG.warning("profiles are learned without frames that kill workers: part %d of the sample", number)
-            else:
+            try:
                 examples: list[Examples] = task_result(task)
-                yield examples
+            except KilledWorker:
+                # It may be innocent, a victim of what ran beside it.
+                client.cancel(list(waiting))
+                waiting.clear()
+                token = uuid.uuid4().hex[:8]
+                if _kills(client, examples_of_frames, tasks[number], recipe):
+                    _LOG.warning("profiles are learned without frames that kill workers: part %d of the sample", number)
+                    continue
+                name = f"learn-profiles-{number:06d}-{token}"
+                examples = task_result(client.submit(examples_of_frames, tasks[number], recipe, key=name, pure=False))
+            yield examples
     except OSError as error:
         raise connection_lost(error) from error
     finally:
