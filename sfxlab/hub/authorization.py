@@ -1,0 +1,79 @@
+"""Inside a server that a proposal shares: viewers look, and only analysts and leads run code and change files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from jupyterhub.services.auth import check_scopes
+from jupyterhub.singleuser.extension import JupyterHubAuthorizer
+from tornado.ioloop import PeriodicCallback
+from tornado.websocket import WebSocketHandler
+
+from sfxlab.hub.roles import LOOK, RUN
+
+_SHARED_TEXT = "collaboration"
+"""How jupyter-collaboration's resource of rooms is in their address."""
+
+# Of the messages of a room (y-protocols): asking for the text, and saying where one looks.
+_HARMLESS = (b"\x00\x00", b"\x01")
+
+
+class ProposalAuthorizer(JupyterHubAuthorizer):
+    """Lets those look whom JupyterHub's scopes let look, and those run who may run; nobody else anything.
+
+    Jupyter Server asks with "read", "write" or "execute" at each of its routes. Websockets stay open after that, so
+    they are asked about again as long as they are, and closed when their user may no longer; and what a viewer sends
+    into a notebook that is edited together is dropped, because all of such a room goes over one websocket that
+    "read" opens.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._open: WeakKeyDictionary[WebSocketHandler, str] = WeakKeyDictionary()
+        self._asking: PeriodicCallback | None = None
+
+    def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
+        if not super().is_authorized(handler, user, action, resource):
+            return False
+        scopes = set(user.hub_user["scopes"])
+        if not _covers(scopes, LOOK if action == "read" else RUN):
+            return False
+        if isinstance(handler, WebSocketHandler):
+            if _SHARED_TEXT in handler.request.path and not _covers(scopes, RUN):
+                handler.on_message = _reading_only(handler.on_message)  # type: ignore[assignment, method-assign]
+            self._follow(handler, action)
+        return True
+
+    def _follow(self, handler: WebSocketHandler, action: str) -> None:
+        self._open[handler] = action
+        if self._asking is None:
+            seconds = max(self.hub_auth.cache_max_age, 1)
+            self._asking = PeriodicCallback(self._close_where_refused, seconds * 1000)
+            self._asking.start()
+
+    async def _close_where_refused(self) -> None:
+        for handler, action in list(self._open.items()):
+            if handler.ws_connection is None:
+                continue
+            token, session = self.hub_auth.get_token(handler), self.hub_auth.get_session_id(handler)
+            user = await self.hub_auth.user_for_token(token, session_id=session, sync=False)
+            if user is None or not _covers(set(user["scopes"]), LOOK if action == "read" else RUN):
+                self.log.warning("a websocket is closed whose user may no longer %s: %s", action, handler.request.path)
+                handler.close(1008, "no longer a member")
+
+
+def _covers(scopes: set[str], wanted: str) -> bool:
+    owner, server = os.environ["JUPYTERHUB_USER"], os.environ.get("JUPYTERHUB_SERVER_NAME", "")
+    return bool(check_scopes({f"{wanted}!user={owner}", f"{wanted}!server={owner}/{server}"}, scopes))
+
+
+def _reading_only(on_message: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same for messages that change nothing; others are dropped."""
+
+    def filtered(message: Any) -> Any:
+        return on_message(message) if isinstance(message, bytes) and message.startswith(_HARMLESS) else None
+
+    return filtered

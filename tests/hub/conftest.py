@@ -1,0 +1,216 @@
+"""A real JupyterHub with real Unix accounts, for tests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parents[2]
+
+PASSWORD = "correct horse battery"
+
+CONFIGURATION = """
+from sfxlab.hub.configuration import configure
+configure(c, {site!r}, {proposals!r})
+c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub}"
+c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy}"
+"""
+
+SITE = """
+refresh = 1
+[hub]
+address = "{address}"
+state = "{folder}/state"
+[authentication]
+kind = "shared-password"
+secrets = {{ user_password = "{folder}/password" }}
+"""
+
+
+def what_is_missing() -> str:
+    """Why no hub can be started here; empty where one can."""
+    programs = ("configurable-http-proxy", "useradd", "userdel", "unshare", "mount")
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    return "" if os.geteuid() == 0 else "only root may make accounts and start servers under them"
+
+
+@dataclass
+class RealHub:
+    """A hub that runs; people come in by a login of their own and then by a token."""
+
+    address: str
+    folder: Path
+    suffix: str
+    tokens: dict[str, str] = field(default_factory=dict)
+    sessions: dict[str, requests.Session] = field(default_factory=dict)
+
+    def name(self, person: str) -> str:
+        """The account of somebody, or of a proposal; unlike any that this machine has already."""
+        return f"{person}{self.suffix}"
+
+    @property
+    def proposals(self) -> Path:
+        return self.folder / "proposals.toml"
+
+    def log_in(self, person: str) -> requests.Response:
+        """Log in as a browser does."""
+        if person in self.sessions:
+            self.sessions[person].close()
+        session = self.sessions[person] = requests.Session()
+        session.get(f"{self.address}/hub/login", timeout=30)
+        form = {"username": self.name(person), "password": PASSWORD, "_xsrf": session.cookies["_xsrf"]}
+        return session.post(f"{self.address}/hub/login?next=/hub/home", data=form, allow_redirects=False, timeout=30)
+
+    def token(self, person: str) -> str:
+        """A token that JupyterHub gave this person."""
+        if person not in self.tokens:
+            assert self.log_in(person).status_code == 302
+            session = self.sessions[person]
+            xsrf = next(cookie.value for cookie in session.cookies if cookie.name == "_xsrf" and cookie.path == "/hub/")
+            answer = session.post(
+                f"{self.address}/hub/api/users/{self.name(person)}/tokens",
+                json={"note": "test"},
+                headers={"X-XSRFToken": str(xsrf), "Referer": f"{self.address}/hub/home"},
+                timeout=30,
+            )
+            self.tokens[person] = answer.json()["token"]
+        return self.tokens[person]
+
+    def ask(self, person: str, method: str, path: str, **options: Any) -> requests.Response:
+        """A request with this person's token; `path` begins behind the address."""
+        headers = {"Authorization": f"token {self.token(person)}"} if person != "nobody" else {}
+        return requests.request(
+            method, self.address + path, headers=headers, timeout=60, allow_redirects=False, **options
+        )
+
+    def start_server(self, person: str, owner: str) -> requests.Response:
+        """Start somebody's or a proposal's server and wait until it is ready."""
+        answer = self.ask(person, "POST", f"/hub/api/users/{owner}/server")
+        deadline = time.monotonic() + 90
+        while answer.ok and time.monotonic() < deadline:
+            servers = self.ask(person, "GET", f"/hub/api/users/{owner}").json().get("servers") or {}
+            if servers.get("", {}).get("ready"):
+                break
+            time.sleep(0.5)
+        return answer
+
+
+@contextmanager
+def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str]) -> Iterator[RealHub]:
+    """A hub for these people and accounts of proposals, which are made and taken away; `@` stands for their suffix."""
+    suffix = secrets.token_hex(3)
+    ports = _free_ports(3)
+    hub = RealHub(f"http://127.0.0.1:{ports[0]}", folder, suffix)
+    hub.proposals.write_text(proposals.replace("@", suffix))
+    (folder / "state").mkdir()
+    (folder / "password").write_text(PASSWORD)
+    (folder / "password").chmod(0o600)
+    (folder / "site.toml").write_text(SITE.format(address=hub.address, folder=folder))
+    text = CONFIGURATION.format(
+        site=str(folder / "site.toml"), proposals=str(hub.proposals), hub=ports[1], proxy=ports[2]
+    )
+    (folder / "jupyterhub_config.py").write_text(text)
+    names = [hub.name(person) for person in (*people, *accounts)]
+    made: list[str] = []
+    try:
+        for name in names:
+            subprocess.run(["useradd", "--create-home", "--key", "HOME_MODE=0700", name], check=True)
+            made.append(name)
+        with _running(folder, hub):
+            yield hub
+    finally:
+        for session in hub.sessions.values():
+            session.close()
+        for name in made:
+            subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+        time.sleep(0.5)
+        for name in made:
+            subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
+
+
+@contextmanager
+def _running(folder: Path, hub: RealHub) -> Iterator[None]:
+    (folder / "start.sh").write_text(_reachable() + 'exec "$@"\n')
+    command = [sys.executable, "-m", "jupyterhub", "-f", str(folder / "jupyterhub_config.py")]
+    # Debian's configurable-http-proxy wants Debian's modules whatever node there is.
+    environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs", "JUPYTERHUB_LOG_LEVEL": "INFO"}
+    with (folder / "hub.log").open("w") as log:
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-e", str(folder / "start.sh"), *command],
+            stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            _wait_for(hub.address, process, folder / "hub.log")
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(f"{address}/hub/api", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the hub did not start:\n{log.read_text()[-3000:]}")
+
+
+def _reachable() -> str:
+    """Shell commands that let other accounts reach the interpreter and this project, in a mount namespace only."""
+    wanted = dict.fromkeys((Path(sys.base_prefix).resolve(), ROOT.resolve(), Path(sys.prefix).resolve()))
+    closed = {path: shut for path in wanted if (shut := _closed_parent(path))}
+    lines = []
+    for number, path in enumerate(closed):
+        lines.append(f"k{number}=$(mktemp -d); mount --bind '{path}' $k{number}")
+    for parent in dict.fromkeys(closed.values()):
+        lines.append(f"mount -t tmpfs -o mode=755 tmpfs '{parent}'")
+    for number, path in enumerate(closed):
+        lines.append(f"mkdir -p '{path}'; mount --bind $k{number} '{path}'; umount $k{number}; rmdir $k{number}")
+    return "\n".join([*lines, ""])
+
+
+def _closed_parent(path: Path) -> Path | None:
+    return next((parent for parent in reversed(path.parents) if not parent.stat().st_mode & 0o001), None)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        with closing(each):
+            pass
+    return ports
+
+
+@pytest.fixture(scope="session")
+def start_hub() -> Callable[..., AbstractContextManager[RealHub]]:
+    """`start_hub(folder, proposals, people, accounts)`, a context with a `RealHub`."""
+    missing = what_is_missing()
+    if missing:
+        pytest.skip(f"no JupyterHub can be started here; {missing}")
+    return real_hub
