@@ -76,3 +76,28 @@ def up_command(folder: Path) -> None:
         )
     command = [sys.executable, "-m", "jupyterhub", "-f", str(folder / "jupyterhub_config.py")]
     os.execv(command[0], command)
+
+
+@hub_command.command("licences")
+@_folder_option
+@json_option
+def licences_command(folder: Path, as_json: bool) -> None:
+    """List who accepted the terms of which program, when.
+
+    \b
+    Example:
+      sfxlab hub licences --config hub_config
+    """
+    from sfxlab.hub.programs import Acceptances
+    from sfxlab.hub.site import Site
+
+    acceptances = Acceptances(Site.read(folder / "site.toml").hub.state / "accepted.sqlite")
+    try:
+        rows = [asdict(each) | {"time": each.time.isoformat(timespec="seconds")} for each in acceptances.all()]
+    finally:
+        acceptances.close()
+    if as_json:
+        print_json({"accepted": rows})
+    else:
+        columns = ("user", "program", "version", "time", "terms")
+        print_table(columns, [[row[name] for name in columns] for row in rows], text=columns)

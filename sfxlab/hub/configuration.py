@@ -9,10 +9,12 @@ from pathlib import Path
 from jupyterhub.auth import Authenticator
 from traitlets.config import Config
 
-from sfxlab.hub.authentication import with_policy
+from sfxlab.hub.authentication import PolicyFile, with_policy
 from sfxlab.hub.policy import PolicyError, Proposals
+from sfxlab.hub.programs import Acceptances
 from sfxlab.hub.roles import CUSTOM_SCOPES, TOKEN_SCOPES, USER_ROLE
 from sfxlab.hub.site import Site, secret
+from sfxlab.hub.spawning import proposal_spawner
 
 
 def configure(c: Config, site_path: str | Path, proposals_path: str | Path) -> None:
@@ -21,7 +23,7 @@ def configure(c: Config, site_path: str | Path, proposals_path: str | Path) -> N
     Proposals.read(proposals_path)
     _configure_hub(c, site)
     _configure_authentication(c, site, proposals_path)
-    _configure_servers(c, site)
+    _configure_servers(c, site, proposals_path)
     c.JupyterHub.custom_scopes = CUSTOM_SCOPES
     c.JupyterHub.load_roles = [USER_ROLE]
 
@@ -67,8 +69,9 @@ def _authenticator(kind: str) -> type[Authenticator]:
     return loaded
 
 
-def _configure_servers(c: Config, site: Site) -> None:
-    c.JupyterHub.spawner_class = "jupyterhub.spawner.LocalProcessSpawner"
+def _configure_servers(c: Config, site: Site, proposals_path: str | Path) -> None:
+    acceptances = Acceptances(site.hub.state / "accepted.sqlite")
+    c.JupyterHub.spawner_class = proposal_spawner(site, PolicyFile(proposals_path), acceptances)
     c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
     c.Spawner.args = [
         "--ServerApp.authorizer_class=sfxlab.hub.authorization.ProposalAuthorizer",

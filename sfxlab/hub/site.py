@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sfxlab.hub.policy import PolicyError
+from sfxlab.hub.programs import Program
 from sfxlab.typed_toml import read_typed
 
 
@@ -57,6 +58,7 @@ class Site(_Table):
     hub: HubTable
     authentication: AuthenticationTable = AuthenticationTable()
     servers: ServerTable = ServerTable()
+    programs: dict[str, Program] = Field({}, description="Programs under terms that each user has to accept")
     refresh: int = Field(10, ge=1, le=300, description="Seconds until a changed proposals.toml holds for who is there")
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import requests
+from websocket import WebSocket, create_connection
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +67,11 @@ class RealHub:
         return f"{person}{self.suffix}"
 
     @property
+    def data(self) -> Path:
+        """A folder that every account reaches; `DATA` in the policy."""
+        return Path(f"/tmp/sfxlab-hub-{self.suffix}")
+
+    @property
     def proposals(self) -> Path:
         return self.folder / "proposals.toml"
 
@@ -99,9 +106,9 @@ class RealHub:
             method, self.address + path, headers=headers, timeout=60, allow_redirects=False, **options
         )
 
-    def start_server(self, person: str, owner: str) -> requests.Response:
+    def start_server(self, person: str, owner: str, **options: Any) -> requests.Response:
         """Start somebody's or a proposal's server and wait until it is ready."""
-        answer = self.ask(person, "POST", f"/hub/api/users/{owner}/server")
+        answer = self.ask(person, "POST", f"/hub/api/users/{owner}/server", json=options)
         deadline = time.monotonic() + 90
         while answer.ok and time.monotonic() < deadline:
             servers = self.ask(person, "GET", f"/hub/api/users/{owner}").json().get("servers") or {}
@@ -110,18 +117,54 @@ class RealHub:
             time.sleep(0.5)
         return answer
 
+    def connect(self, person: str, path: str) -> WebSocket:
+        """A websocket of this person's, open; raises `WebSocketBadStatusException` where it is refused."""
+        token = f"Authorization: token {self.token(person)}"
+        return create_connection(self.address.replace("http", "ws") + path, header=[token], timeout=30)
+
+    def run(self, person: str, owner: str, code: str) -> str:
+        """What code prints that a person runs on somebody's server."""
+        server = f"/user/{owner}"
+        kernel = self.ask(person, "POST", f"{server}/api/kernels", json={}).json()["id"]
+        request = {
+            "header": {"msg_id": "1", "msg_type": "execute_request", "session": "1", "username": "", "version": "5.3"},
+            "parent_header": {}, "metadata": {}, "channel": "shell", "buffers": [],
+            "content": {"code": code, "silent": False, "store_history": False, "user_expressions": {},
+                        "allow_stdin": False, "stop_on_error": True},
+        }  # fmt: skip
+        printed = ""
+        with closing(self.connect(person, f"{server}/api/kernels/{kernel}/channels")) as socket:
+            socket.send(json.dumps(request))
+            while True:
+                message = json.loads(socket.recv())
+                content = message["content"]
+                if message["msg_type"] == "stream":
+                    printed += content["text"]
+                elif message["msg_type"] == "error":
+                    printed += f"{content['ename']}: {content['evalue']}"
+                elif content.get("execution_state") == "idle" and message["parent_header"].get("msg_id") == "1":
+                    break
+        self.ask(person, "DELETE", f"{server}/api/kernels/{kernel}")
+        return printed
+
 
 @contextmanager
-def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str]) -> Iterator[RealHub]:
-    """A hub for these people and accounts of proposals, which are made and taken away; `@` stands for their suffix."""
+def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str], site: str = "") -> Iterator[RealHub]:
+    """A hub for these people and accounts of proposals, which are made and taken away.
+
+    In `proposals` and in `site`, the further lines of site.toml, `@` stands for the suffix of names and `DATA` for
+    the folder `data`.
+    """
     suffix = secrets.token_hex(3)
     ports = _free_ports(3)
     hub = RealHub(f"http://127.0.0.1:{ports[0]}", folder, suffix)
-    hub.proposals.write_text(proposals.replace("@", suffix))
+    hub.proposals.write_text(proposals.replace("@", suffix).replace("DATA", str(hub.data)))
+    hub.data.mkdir(mode=0o755)
     (folder / "state").mkdir()
     (folder / "password").write_text(PASSWORD)
     (folder / "password").chmod(0o600)
-    (folder / "site.toml").write_text(SITE.format(address=hub.address, folder=folder))
+    further = site.replace("@", suffix).replace("DATA", str(hub.data))
+    (folder / "site.toml").write_text(SITE.format(address=hub.address, folder=folder) + further)
     text = CONFIGURATION.format(
         site=str(folder / "site.toml"), proposals=str(hub.proposals), hub=ports[1], proxy=ports[2]
     )
@@ -137,6 +180,7 @@ def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str
     finally:
         for session in hub.sessions.values():
             session.close()
+        shutil.rmtree(hub.data)
         for name in made:
             subprocess.run(["pkill", "-KILL", "-u", name], check=False)
         time.sleep(0.5)

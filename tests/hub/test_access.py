@@ -15,7 +15,6 @@ from websocket import (
     WebSocket,
     WebSocketBadStatusException,
     WebSocketTimeoutException,
-    create_connection,
 )
 
 PROPOSALS = """
@@ -138,12 +137,6 @@ def test_who_is_taken_out_is_out_with_every_token(hub: Any) -> None:
     assert hub.ask("bob", "GET", shared).status_code == 200
 
 
-def _connected(hub: Any, person: str, path: str) -> WebSocket:
-    """A websocket of this person's, open; raises `WebSocketBadStatusException` where it is refused."""
-    token = f"Authorization: token {hub.token(person)}"
-    return create_connection(hub.address.replace("http", "ws") + path, header=[token], timeout=30)
-
-
 def _kernel(hub: Any, person: str) -> str:
     shared = f"/user/{hub.name('proposal-one')}"
     return f"{shared}/api/kernels/{hub.ask(person, 'POST', f'{shared}/api/kernels', json={}).json()['id']}/channels"
@@ -152,10 +145,10 @@ def _kernel(hub: Any, person: str) -> str:
 def test_websockets_of_kernels_are_for_those_who_run_code(hub: Any) -> None:
     kernel = _kernel(hub, "bob")
     for person in ("anna", "bob"):
-        _connected(hub, person, kernel).close()
+        hub.connect(person, kernel).close()
     for person in ("carol", "dan"):
         with pytest.raises(WebSocketBadStatusException, match="403"):
-            _connected(hub, person, kernel)
+            hub.connect(person, kernel)
 
 
 def test_viewers_follow_a_shared_text_and_change_nothing(hub: Any) -> None:
@@ -167,7 +160,7 @@ def test_viewers_follow_a_shared_text_and_change_nothing(hub: Any) -> None:
 
     def write(person: str) -> str:
         """What this person reads before trying to add to it."""
-        with closing(_connected(hub, person, path)) as socket:
+        with closing(hub.connect(person, path)) as socket:
             document = Doc()
             document["source"] = source = Text()
             socket.send_binary(create_sync_message(document))
@@ -194,7 +187,7 @@ def _take_in(socket: WebSocket, document: Any) -> None:
 
 def test_open_websockets_of_who_is_taken_out_are_closed(hub: Any) -> None:
     kernel = _kernel(hub, "gina")
-    with closing(_connected(hub, "gina", kernel)) as theirs, closing(_connected(hub, "bob", kernel)) as another:
+    with closing(hub.connect("gina", kernel)) as theirs, closing(hub.connect("bob", kernel)) as another:
         before = hub.proposals.read_text()
         hub.proposals.write_text(before.replace(f', gina{hub.suffix} = "analyst"', ""))
         while (frame := theirs.recv_frame()).opcode != ABNF.OPCODE_CLOSE:
