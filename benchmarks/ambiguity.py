@@ -63,6 +63,7 @@ def main(large: bool) -> None:
     ]
     if large:
         cases.append(("10,000 crystals", {"n": 10_000}))
+        cases.append(("10,000 crystals, more observations", {"n": 10_000, "multiplicity": 100}))
     names = ("", "crystals", "observations", "right", "flagged", "right of resolved", "agreement", "s", "s with gather")
     table = Table(title="indexing ambiguity", title_justify="left")
     for name in names:

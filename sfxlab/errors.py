@@ -100,6 +100,10 @@ class OutputExistsError(RunError):
     """What would be written is already there; nothing is overwritten without being asked for."""
 
 
+class RunInUseError(RunError):
+    """Another process is writing the run."""
+
+
 class StreamError(SfxlabError):
     """A CrystFEL stream or reflection list is damaged."""
 
@@ -108,8 +112,32 @@ class MergeError(SfxlabError):
     """The observations cannot be merged as asked."""
 
 
+class FilterError(SfxlabError):
+    """A filter of a table is not understood."""
+
+
 class ClusterError(SfxlabError):
     """Workers cannot be had."""
+
+
+class SessionError(SfxlabError):
+    """A session, or what is asked of it, cannot be had."""
+
+
+class CatalogueError(SessionError):
+    """The database or the service that keeps sessions is locked, unreachable or not one of ours."""
+
+
+class UnknownSessionError(SessionError):
+    """There is no such session, or none that this person may know of."""
+
+
+class NotAllowedError(SessionError):
+    """The person's role does not allow this, or nobody knows who is asking."""
+
+
+class ValueTooBigError(SessionError):
+    """A value is larger than what a session is for."""
 
 
 class SfxlabWarning(UserWarning):

@@ -60,6 +60,10 @@ def limits(command: Any) -> Any:
     help="MTZ or .hkl file.",
 )  # fmt: skip
 @click.option("-p", "--cell", "cell_path", type=PATH_OR_ADDRESS, help="Cell. [default: median of crystals]")
+@click.option(
+    "--tolerance", type=(click.FloatRange(0, min_open=True), click.FloatRange(0, min_open=True)), default=(5.0, 3.0),
+    show_default=True, metavar="% DEGREES", help="By which cells of crystals may differ from it.",
+)  # fmt: skip
 @limits
 @click.option(
     "--min-observations", default=2, show_default=True, type=click.IntRange(1), help="Of a reflection, to keep it."
@@ -81,6 +85,7 @@ def merge_command(
     model: str,
     output: Path,
     cell_path: Path | str | None,
+    tolerance: tuple[float, float],
     highres: float | None,
     lowres: float | None,
     min_observations: int,
@@ -120,7 +125,8 @@ def merge_command(
             runs, symmetry, cast("Model", model),
             cell=read_cell(cell_path) if cell_path else None, d_min=highres, d_max=lowres,
             min_observations=min_observations, polarisation=polarisation, space_group=space_group,
-            memory_limit=memory << 20, labels=labels, ambiguity=reference or ("auto" if resolve_ambiguity else None),
+            length_tolerance=tolerance[0] / 100, angle_tolerance=tolerance[1], memory_limit=memory << 20, labels=labels,
+            ambiguity=reference or ("auto" if resolve_ambiguity else None),
         )  # fmt: skip
     # Of a stream, the run that was made of it is gone.
     names = {"runs": [str(path.absolute()) for path in inputs]}

@@ -111,13 +111,14 @@ class Rows:
         self._folder = _scratch_folder(self) if on_disk else None
         self._parts: list[NDArray[Any]] = []
 
-    def add(self, rows: NDArray[Any], block: NDArray[np.integer]) -> None:
-        """Add rows to the blocks that they belong to. Raises `MergeError` where the disk is full."""
+    def add(self, rows: NDArray[Any], block: NDArray[np.integer] | int) -> None:
+        """Add rows to the blocks that they belong to, or all to one. Raises `MergeError` where the disk is full."""
         if self._folder is None:
             self._parts.append(rows)
             return
         if not len(rows):
             return
+        block = np.broadcast_to(block, len(rows))
         order = np.argsort(block, kind="stable")
         numbers, starts = np.unique(block[order], return_index=True)
         for number, part in zip(numbers.tolist(), np.split(rows[order], starts[1:]), strict=True):
@@ -132,7 +133,7 @@ class Rows:
         """The rows of a block, which are then forgotten here."""
         if self._folder is None:
             parts, self._parts = self._parts, []
-            return np.concatenate(parts) if parts else np.empty(0, kind)
+            return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, kind)
         path = self._path(block)
         if not path.exists():
             return np.empty(0, kind)

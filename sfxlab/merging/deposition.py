@@ -97,6 +97,7 @@ def describe(
         **{f"angle_{a}": _value(x, 3) for a, x in zip(("alpha", "beta", "gamma"), merged.cell.angles, strict=True)},
     })  # fmt: skip
     _pairs(block, "symmetry", {"entry_id": entry, "space_group_name_H-M": merged.space_group or "?"})
+    _pairs(block, "exptl_crystal", {"id": "1"})
     _pairs(block, "diffrn", {"id": "1", "crystal_id": "1", "pdbx_serial_crystal_experiment": "Y"})
     _pairs(block, "diffrn_radiation", {"diffrn_id": "1", "wavelength_id": "1"})
     _pairs(block, "diffrn_radiation_wavelength", {"id": "1", "wavelength": _value(merged.wavelength, 5)})

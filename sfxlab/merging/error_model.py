@@ -46,19 +46,22 @@ def fit_error_model(
     sums: Sums,
     resolution: NDArray[np.float64],
     inverse_variances: bool,
+    inflation: NDArray[np.float64] | None = None,
 ) -> ErrorModel:
     """Fit u to observations and their sums.
 
     `blocks` gives for each block of observations the factor and the weight of each, with which `sums` was made;
     `resolution` is 1/d of the reflections. Where weights are `inverse_variances` u depends on resolution only,
     otherwise on intensity (a constant and a part proportional to its square) and on the scatter of each reflection.
+    Squares of what single observations of a crystal are off count `inflation` times, (n_crystals,).
     """
     whole = sums.values.sum(axis=0)
     count, total, first = whole[:, 0], whole[:, 1], whole[:, 2]
     mean = np.divide(first, total, out=np.zeros_like(first), where=total > 0)
     squares, known = np.zeros((2, len(total)))
     for block, factor, weight in blocks:
-        add_squares(block.reflection, block.intensity, factor, weight, mean, total, squares, known)
+        times = np.ones(len(block)) if inflation is None else inflation[block.crystal]
+        add_squares(block.reflection, block.intensity, factor, weight, times, mean, total, squares, known)
     n_shells = int(np.clip(len(resolution) // _SHELL_SIZE, 1, _MOST_SHELLS))
     order = np.argsort(resolution, kind="stable")
     parts = [part for part in np.array_split(order, n_shells) if known[part].sum() > 0]
@@ -112,8 +115,11 @@ def _by_intensity(
 
 
 @numba.njit(cache=True, nogil=True)
-def add_squares(reflection, intensity, factor, weight, mean, total, squares, known):  # type: ignore[no-untyped-def]
-    """Add h w (y − m)² / (1 − h) and h of each observation to its reflection, unless there is next to nothing else."""
+def add_squares(reflection, intensity, factor, weight, times, mean, total, squares, known):  # type: ignore[no-untyped-def]
+    """Add h w (y − m)² / (1 − h), so many `times`, and h of each observation to its reflection.
+
+    Not where there is next to nothing else.
+    """
     for j in range(len(reflection)):
         if weight[j] <= 0.0:
             continue
@@ -122,5 +128,5 @@ def add_squares(reflection, intensity, factor, weight, mean, total, squares, kno
         if h > 0.9:
             continue
         off = intensity[j] / factor[j] - mean[r]
-        squares[r] += h * weight[j] * off * off / (1.0 - h)
+        squares[r] += times[j] * h * weight[j] * off * off / (1.0 - h)
         known[r] += h

@@ -20,6 +20,7 @@ from sfxlab.merging.ambiguity import INDICES, brought_into_line
 from sfxlab.merging.blocks import Block
 from sfxlab.merging.crystals import ProcessedRun
 from sfxlab.merging.error_model import ErrorModel, fit_error_model
+from sfxlab.merging.exclusion import Excluded, without
 from sfxlab.merging.merged import Merged
 from sfxlab.merging.models import (
     Fit,
@@ -31,7 +32,7 @@ from sfxlab.merging.models import (
     fit_model,
     without_harmful,
 )
-from sfxlab.merging.observations import MEMORY_LIMIT, Observations, gather
+from sfxlab.merging.observations import ANGLE_TOLERANCE, LENGTH_TOLERANCE, MEMORY_LIMIT, Observations, gather
 from sfxlab.merging.partiality import NodeModel
 from sfxlab.merging.polarisation import parse_polarisation
 from sfxlab.merging.post_refinement import PostRefinement
@@ -54,6 +55,9 @@ class Options(TypedDict, total=False):
     ambiguity: str | Path | None
     node_model: NodeModel | None
     reject_harmful: bool
+    length_tolerance: float
+    angle_tolerance: float
+    exclude: Excluded | None
 
 
 @overload
@@ -102,6 +106,9 @@ def merge(
     ambiguity: str | Path | None = None,
     node_model: NodeModel | None = None,
     reject_harmful: bool = True,
+    length_tolerance: float = LENGTH_TOLERANCE,
+    angle_tolerance: float = ANGLE_TOLERANCE,
+    exclude: Excluded | None = None,
 ) -> Merged | MergedSplits:
     """Merge the observations of one or several runs.
 
@@ -142,18 +149,31 @@ def merge(
     reject_harmful:
         Leave out crystals that make CC1/2 worse (`sfxlab.merging.crystal_rejection`). What each crystal does to it is
         in the table `Merged.crystals` in any case, and which were left out and why is in the history.
+    length_tolerance, angle_tolerance:
+        By how much the cell of a crystal may differ from that of the merged data: lengths by a fraction, angles by
+        degrees. Other crystals are left out.
+    exclude:
+        Frames or crystals of the run to leave out: `session.tagged("frame", "ice")`, or numbers by kind
+        (`sfxlab.merging.exclusion`). Of several runs, give each as `without(run, …)`.
 
     Raises `CellError` for a symmetry that is unknown or not that of the cell, and `MergeError` where nothing can be
     merged.
     """
     given: Sequence[ProcessedRun] = runs if isinstance(runs, Sequence) else [runs]
+    if exclude is not None:
+        if len(given) != 1:
+            raise MergeError("numbers of frames and crystals to leave out are of one run", found=f"{len(given)} runs")
+        given = [reduced := without(given[0], exclude)]
     check_model(model, node_model)
     if min_observations < 1 or max_cycles < 1:
         raise MergeError("min_observations and max_cycles start at 1", found=(min_observations, max_cycles))
+    if not (length_tolerance > 0 and angle_tolerance > 0):
+        raise MergeError("tolerances of cells are above zero", found=(length_tolerance, angle_tolerance))
     group = point_group_named(point_group)
     observations = gather(
         given, group, cell=cell, d_min=d_min, d_max=d_max, polarisation=parse_polarisation(polarisation),
-        memory_limit=memory_limit, extra=columns_of(model) if ambiguity is None else INDICES,
+        length_tolerance=length_tolerance, angle_tolerance=angle_tolerance, memory_limit=memory_limit,
+        extra=columns_of(model) if ambiguity is None else INDICES,
     )  # fmt: skip
     observations, resolved = brought_into_line(observations, ambiguity)
     name = symbol_of_space_group(space_group, group, observations.cell)
@@ -169,6 +189,8 @@ def merge(
         "polarisation": polarisation or "none", "d_min": d_min, "d_max": d_max, "min_observations": min_observations,
     }  # fmt: skip
     history = _history(given, observations, scaling, settings)
+    if exclude is not None:
+        history["left_out"] = {"crystals": reduced.left_out}
     if resolved is not None:
         history["indexing_ambiguity"] = resolved
     errors = errors_of(observations, scaling, sums[0])
@@ -227,7 +249,8 @@ def add_crystals(sums: Sums, scaling: Scaling, sign: NDArray[np.int8]) -> None:
 def errors_of(observations: Observations, scaling: Fit | None, sums: Sums) -> ErrorModel:
     """The errors of intensities that are merged from these sums over all crystals."""
     blocks = scaling.blocks() if scaling else _unscaled(observations)
-    return fit_error_model(blocks, sums, observations.resolution, scaling is not None)
+    inflation = scaling.inflation if isinstance(scaling, PostRefinement) else None
+    return fit_error_model(blocks, sums, observations.resolution, scaling is not None, inflation)
 
 
 def _unscaled(observations: Observations) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -183,24 +183,37 @@ def gather(
         crystals.require_energies()
     keys = [crystals.keys(i) for i in range(len(runs))]
     portion = max(memory_limit // _BYTES_PER_OBSERVATION, 1)
-    first = _cut(_count(runs, keys, len(crystals)), portion)
+    parts = (
+        (part, of_run)
+        for run, of_run in zip(runs, keys, strict=True)
+        for part in _portions(tables(run, "reflections", [*_COLUMNS, *_more(extra)]), portion)
+    )
+    # Where all rows together are less than a portion there is one block, and nothing has to be counted.
+    begin, waiting = [], 0
+    while waiting < portion and (more := next(parts, None)) is not None:
+        begin.append(more)
+        waiting += len(more[0])
+    alone = waiting < portion
+    first = np.array([0, len(crystals)]) if alone else _cut(_count(runs, keys, len(crystals)), portion)
     rows = Rows(on_disk=len(first) > 2)
     sieve = _Sieve(crystals, cell, point_group, d_min, d_max, polarisation, set(excluded), tuple(extra))
-    for run, of_run in zip(runs, keys, strict=True):
-        for part in _portions(tables(run, "reflections", [*_COLUMNS, *_more(extra)]), portion):
-            kept = sieve.usable(part, of_run)
-            rows.add(kept, np.searchsorted(first, kept["key"] >> (3 * _INDEX_BITS), side="right") - 1)
+    while begin:
+        part, of_run = begin.pop(0)
+        kept = sieve.usable(part, of_run)
+        rows.add(kept, 0 if alone else np.searchsorted(first, kept["key"] >> (3 * _INDEX_BITS), side="right") - 1)
+        begin += [] if begin else islice(parts, 1)
     sieve.require_some()
-    hkl = _unpack(sieve.present)
+    packed, place = sieve.unique()
+    hkl = _unpack(packed)
     columns = Columns(on_disk=len(first) > 2)
     counts = np.zeros(len(crystals), dtype=np.int64)
     for block, (start, stop) in enumerate(pairwise(first.tolist())):
         taken = rows.take(block, sieve.kind)
-        taken = taken[np.argsort(taken["key"], kind="stable")]
+        order = np.argsort(taken["key"], kind="stable")
         counts[start:stop] = np.bincount((taken["key"] >> (3 * _INDEX_BITS)) - start, minlength=stop - start)
-        columns.put(block, "reflection", np.searchsorted(sieve.present, taken["asu"]).astype(np.int32))
+        columns.put(block, "reflection", place[taken["reflection"]][order])
         for name in ("intensity", "sigma", *extra):
-            columns.put(block, name, taken[name])
+            columns.put(block, name, taken[name][order])
     return Observations(
         crystals=crystals.ids,
         offsets=np.concatenate([[0], np.cumsum(counts)]),
@@ -263,13 +276,13 @@ class _Sieve:
         self.excluded = np.isin(np.arange(len(crystals)), list(excluded))
         self.extra = extra
         self.present = np.empty(0, dtype=np.int64)
-        """Packed indices of the unique reflections that were observed, sorted."""
+        """Packed indices of the unique reflections that were observed, in the order of their numbers."""
         self.dropped: dict[str, int] = {}
         self.n_kept = 0
         self.kind = np.dtype([])
 
     def usable(self, table: Any, keys: tuple[NDArray[np.int64], NDArray[np.int64]]) -> NDArray[Any]:
-        """Rows of key (crystal and packed indices), asu (packed), intensity, sigma and the extra columns."""
+        """Rows of key (crystal and packed indices), reflection (its number), intensity, sigma, the extra columns."""
         crystal = np.repeat(*_crystals_of(table, *keys))
         hkl = np.stack([column(table, name, np.int32) for name in "hkl"], axis=1)
         intensity, sigma = self._corrected(table, crystal, hkl)
@@ -287,18 +300,35 @@ class _Sieve:
                 "crystal of another lattice": self.excluded[crystal],
             }
         )
-        asu = _pack(unique)
-        self.present = np.union1d(self.present, asu[np.bincount(reflection[keep], minlength=len(asu)) > 0])
+        number = self._numbered(_pack(unique), np.bincount(reflection[keep], minlength=len(unique)) > 0)
         more = {name: table.column(name).to_numpy()[keep] for name in self.extra}
         floats = [("intensity", np.float32), ("sigma", np.float32)]
         types = [(name, values.dtype) for name, values in more.items()]
-        self.kind = np.dtype([("key", np.int64), ("asu", np.int64), *floats, *types])
+        self.kind = np.dtype([("key", np.int64), ("reflection", np.int32), *floats, *types])
         rows = np.empty(int(keep.sum()), dtype=self.kind)
         rows["key"] = (crystal[keep] << (3 * _INDEX_BITS)) | packed[keep]
-        rows["asu"], rows["intensity"], rows["sigma"] = asu[reflection[keep]], intensity[keep], sigma[keep]
+        rows["reflection"], rows["intensity"], rows["sigma"] = number[reflection[keep]], intensity[keep], sigma[keep]
         for name, values in more.items():
             rows[name] = values
         return rows
+
+    def _numbered(self, packed: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Numbers of unique reflections by their indices, (n,); those that are `kept` and new get the next ones."""
+        order = np.argsort(self.present)
+        place = np.searchsorted(self.present, packed, sorter=order)
+        known = np.append(self.present[order], -1)[place] == packed
+        new = kept & ~known
+        number = np.append(order, -1)[place].astype(np.int32)
+        number[new] = len(self.present) + np.arange(np.count_nonzero(new))
+        self.present = np.concatenate([self.present, packed[new]])
+        return number
+
+    def unique(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Packed indices of the reflections that were observed, sorted, and the row there of each number."""
+        order = np.argsort(self.present)
+        row = np.empty(len(order), dtype=np.int32)
+        row[order] = np.arange(len(order))
+        return self.present[order], row
 
     def _corrected(
         self, table: Any, crystal: NDArray[np.int64], hkl: NDArray[np.int32]
@@ -392,7 +422,7 @@ def _unpack(packed: NDArray[np.int64]) -> NDArray[np.int32]:
 
 def _unique_reflections(
     hkl: NDArray[np.int32], point_group: PointGroup
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """Packed indices as measured, (n,), the unique hkl, (m, 3), and which of them each observation is, (n,)."""
     if len(hkl) and np.abs(hkl).max() > _INDEX_LIMIT:
         raise MergeError("indices are beyond what is possible", found=int(np.abs(hkl).max()), expected=_INDEX_LIMIT)
@@ -400,5 +430,5 @@ def _unique_reflections(
     # Arrow finds the distinct values by hashing, many times faster than numpy by sorting.
     encoded = pa.array(packed).dictionary_encode()
     distinct, which = encoded.dictionary.to_numpy(), encoded.indices.to_numpy()
-    unique, place = np.unique(point_group.asu(_unpack(distinct)), axis=0, return_inverse=True)
-    return packed, unique, place.reshape(-1)[which]
+    unique, place = np.unique(_pack(point_group.asu(_unpack(distinct))), return_inverse=True)
+    return packed, _unpack(unique), place.astype(np.int32)[which]

@@ -13,6 +13,7 @@ from sfxlab.diffraction.refinement import allowed_strains
 from sfxlab.errors import MergeError
 from sfxlab.geometry import HC_EV_ANGSTROM
 from sfxlab.merging.blocks import Block
+from sfxlab.merging.half_alignment import alignment
 from sfxlab.merging.observations import Observations
 from sfxlab.merging.partiality import NODE_MODELS, NodeModel
 from sfxlab.merging.partiality_kernels import (
@@ -29,17 +30,17 @@ from sfxlab.merging.partiality_kernels import (
     sum_partial_reflections,
 )
 from sfxlab.merging.refinement_kernels import refine_crystals
+from sfxlab.merging.resolution_means import floored, resolution_shells
 from sfxlab.merging.scaling import (
     B_LIMIT,
     B_SPREAD,
     CORRELATION_LIMIT,
     LOG_SCALE_SPREAD,
     Scaling,
-    floored,
-    resolution_shells,
+    expected_of,
     too_few,
 )
-from sfxlab.merging.scaling_kernels import PRIOR_WEIGHT, RETURN
+from sfxlab.merging.scaling_kernels import RETURN
 
 GEOMETRY = ("h", "k", "l")
 """Columns of indices as measured."""
@@ -59,7 +60,7 @@ LEAST_RELATIVE_ERROR = 0.01
 START_BANDWIDTH, START_ANGULAR_SPREAD = 1e-3, 2e-4
 START_VARIANCES = (1.0, 0.1, 1e-10)
 
-_SCORED = 100_000
+_SCORED = 30_000
 
 
 class PartialFit:
@@ -151,10 +152,8 @@ class PartialFit:
         """Bring `totals`, `mean` and `expected` up to date; weights depend on `expected`, hence twice."""
         for _ in range(2):
             self._sum()
-            weights, sums = self.totals[:, :, 0], self.totals[:, :, 1]
             self.mean = _mean_intensities(self.totals.sum(axis=0), self.shell, self.mean)
-            prior = PRIOR_WEIGHT / np.maximum(self.expected, self.mean) ** 2
-            self.expected = np.maximum((prior * self.mean + sums) / (prior + weights), 0.05 * self.mean)
+            self.expected = expected_of(self.totals, self.expected, self.mean)
         self._sum()
 
     def assess(self) -> None:
@@ -205,24 +204,8 @@ class PartialFit:
         return tuple(reasons)
 
     def _align_halves(self) -> None:
-        """Bring the second half to the scale and B factor of the first one: nothing else ties them to each other.
-
-        Differences of intensities are fitted by multiples of the mean of both halves, whose errors are independent of
-        those of the difference because weights are inverse variances.
-        """
-        weights, sums = self.totals[:, :, 0], self.totals[:, :, 1]
-        known = (weights > 0).all(axis=0)
-        one, other = sums[:, known] / weights[:, known]
-        mean = self.expected_of_all[known]
-        design = np.stack([mean, -self.s2[known] * mean], axis=1)
-        shift = np.zeros(2)
-        # First roughly, when strong reflections may be many of their errors apart; then to within these.
-        for floor in (0.05, 0.0):
-            weight = 1 / ((1 / weights[:, known]).sum(axis=0) + (floor * mean) ** 2)
-            limit = 4 / np.sqrt(weight)
-            normal = design.T @ (weight[:, None] * design) + np.diag([1.0, 1.0 / B_SPREAD**2])
-            shift += np.linalg.solve(normal, design.T @ (weight * np.clip(one - other - design @ shift, -limit, limit)))
-        log_scale, b_factor = shift
+        """Bring the second half to the scale and B factor of the first one: nothing else ties them to each other."""
+        log_scale, b_factor = alignment(self.totals, self.expected_of_all, self.s2)
         second = self.half == 1
         self.parameters[second, LN_SCALE] -= log_scale
         self.parameters[second, B_FACTOR] -= b_factor
@@ -284,9 +267,7 @@ class PartialFit:
     @property
     def expected_of_all(self) -> NDArray[np.float64]:
         """What is expected of each reflection from both halves, (n_reflections,)."""
-        weights, sums, _ = self.totals.sum(axis=0).T
-        prior = PRIOR_WEIGHT / np.maximum(self.expected.mean(axis=0), self.mean) ** 2
-        return np.asarray(np.maximum((prior * self.mean + sums) / (prior + weights), 0.05 * self.mean))
+        return expected_of(self.totals.sum(axis=0), self.expected.mean(axis=0), self.mean)
 
     def _sum(self) -> None:
         self.totals[:] = 0.0
@@ -334,9 +315,7 @@ def _expected_of_halves(scaling: Scaling) -> NDArray[np.float64]:
             w = np.where(of_half == number, weight, 0.0)
             totals[number, :, 0] += np.bincount(block.reflection, w, len(o.hkl))
             totals[number, :, 1] += np.bincount(block.reflection, w * block.intensity / factor, len(o.hkl))
-    prior = PRIOR_WEIGHT / np.maximum(scaling.expected, scaling.mean) ** 2
-    found = (prior * scaling.mean + totals[:, :, 1]) / (prior + totals[:, :, 0])
-    return np.asarray(np.maximum(found, 0.05 * scaling.mean))
+    return expected_of(totals, scaling.expected, scaling.mean)
 
 
 def _indices(block: Block) -> tuple[NDArray[Any], ...]:

@@ -69,10 +69,12 @@ def profile(node_model, error, radius, variance):  # type: ignore[no-untyped-def
     s = max(math.sqrt(variance), 0.02 * radius)
     if abs(error) > radius + _REACH * s:
         return 0.0, 0.0, 0.0, 0.0
-    # The integrals of φ, xφ and x²φ over −R < ε + x < R, φ normal of width s.
+    # The integrals of φ, xφ and x²φ over −R < ε + x < R, φ normal of width s; far inside these are 1, 0 and s².
     a, b = (-radius - error) / s, (radius - error) / s
-    bell_a, bell_b = _bell(a), _bell(b)
-    m0 = 0.5 * (math.erf(b * 0.7071067811865476) - math.erf(a * 0.7071067811865476))
+    bell_a, bell_b, m0 = 0.0, 0.0, 1.0
+    if a > -_REACH or b < _REACH:
+        bell_a, bell_b = _bell(a), _bell(b)
+        m0 = 0.5 * (math.erf(b * 0.7071067811865476) - math.erf(a * 0.7071067811865476))
     m1 = s * (bell_a - bell_b)
     m2 = s * s * (m0 + a * bell_a - b * bell_b)
     square = radius * radius
@@ -82,7 +84,9 @@ def profile(node_model, error, radius, variance):  # type: ignore[no-untyped-def
     by_variance = -m0 / square + (bell_a + bell_b) / (radius * s)
     # The same at ε = 0.
     t = radius / s
-    inside, bell = math.erf(t * 0.7071067811865476), _bell(t)
+    inside, bell = 1.0, 0.0
+    if t < _REACH:
+        inside, bell = math.erf(t * 0.7071067811865476), _bell(t)
     moment_0 = (inside - 2.0 * t * bell) / (t * t)
     value_0 = inside - moment_0
     by_variance_0 = -inside / square + 2.0 * bell / (radius * s)

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from sfxlab.merging.partiality import profile
-from sfxlab.merging.scaling_kernels import PRIOR_WEIGHT, RETURN
+from sfxlab.merging.scaling_kernels import RETURN, without
 
 N_COMMON = 5
 """Parameters of a crystal before its strains: ln G, B, two rotations, ln R."""
@@ -119,21 +119,11 @@ def others(mean_at_resolution, expected, totals, share, slope, intensity, sigma,
     """Mean and variance of what is known of a reflection without this observation, as in `scaling_kernels`."""
     w, wy, wn = 0.0, 0.0, 0.0
     if used:
-        variance = variance_of(variances, sigma, share, slope, expected)
-        w, wy = share * share / variance, share * intensity / variance
-        wn = w * variances[0] * sigma * sigma / variance
-    rest = totals[0] - w
-    if rest <= 1e-6 * w or totals[0] == 0.0:
-        return mean_at_resolution, mean_at_resolution**2 / PRIOR_WEIGHT
-    raw = (totals[1] - wy) / rest
-    noise_share = min(max((totals[2] - wn) / rest, 0.0), 1.0)
-    information = rest * expected * expected
-    level = (PRIOR_WEIGHT * mean_at_resolution + information * raw) / (PRIOR_WEIGHT + information)
-    level = max(level, 0.05 * mean_at_resolution)
-    rest /= noise_share + (1.0 - noise_share) * (level / expected) ** 2
-    prior = PRIOR_WEIGHT / (noise_share * max(level, mean_at_resolution) ** 2 + (1.0 - noise_share) * level**2)
-    mean = (prior * mean_at_resolution + rest * raw) / (prior + rest)
-    return max(mean, 0.05 * mean_at_resolution), 1.0 / (prior + rest)
+        noise = variances[0] * sigma * sigma
+        inverse = share / (noise + expected * expected * (variances[1] * share * share + variances[2] * slope * slope))
+        w, wy = share * inverse, intensity * inverse
+        wn = inverse * inverse * noise
+    return without(mean_at_resolution, expected, totals[0], totals[1], totals[2], w, wy, wn)
 
 
 @numba.njit(cache=True, nogil=True)

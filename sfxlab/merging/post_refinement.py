@@ -57,6 +57,8 @@ class PostRefinement:
     """Mean of (I − f p m)² / V of each crystal, (n_crystals,)."""
     correlation: NDArray[np.float64]
     """Weighted correlation of observed and predicted intensities of each crystal, relative to the mean of the shell."""
+    n_parameters: NDArray[np.float64]
+    """How many parameters the observations of each crystal decide, and not what is usual, (n_crystals,)."""
     reasons: tuple[str, ...]
     """Why a crystal is not used, (n_crystals,); empty for those that are."""
     node_model: NodeModel
@@ -101,6 +103,17 @@ class PostRefinement:
             int(np.count_nonzero(block.columns["outlier"] & self.accepted[block.crystal]))
             for block in self.observations.blocks("outlier")
         )
+
+    @property
+    def inflation(self) -> NDArray[np.float64]:
+        """By how much squares of residuals of each crystal are too small for errors of predictions, (n_crystals,).
+
+        It is (n + p) / (n − p) for n observations and p parameters fitted to them (Akaike 1970, Ann. Inst. Statist.
+        Math. 22, 203): they make residuals small, and are uncertain themselves.
+        """
+        n = np.maximum(np.diff(self.observations.offsets), 1)
+        share = np.minimum(self.n_parameters / n, 0.5)
+        return np.asarray((1 + share) / (1 - share))
 
     @property
     def max_error(self) -> NDArray[np.float64]:
@@ -173,6 +186,7 @@ def _result(fit: PartialFit, node_model: NodeModel, gain: float, cycles: int, co
         rotation=np.degrees(np.hypot(p[:, ROTATION_X], p[:, ROTATION_Y])),
         misfit=fit.misfit,
         correlation=fit.correlation,
+        n_parameters=np.maximum(np.sum(1 - fit.covariance * fit.precision, axis=1), 0.0),
         reasons=fit.reasons,
         node_model=node_model,
         ln_likelihood_gain=gain,

@@ -20,8 +20,8 @@ from sfxlab.merging.crystals import ProcessedRun, tables
 from sfxlab.merging.error_model import fit_error_model
 from sfxlab.merging.merge import add_crystals, merged_of, symbol_of_space_group
 from sfxlab.merging.merged import Merged
-from sfxlab.merging.models import effects_of, without_harmful
-from sfxlab.merging.observations import Observations, gather, join
+from sfxlab.merging.models import Model, effects_of, without_harmful
+from sfxlab.merging.observations import ANGLE_TOLERANCE, LENGTH_TOLERANCE, Observations, gather, join
 from sfxlab.merging.polarisation import parse_polarisation
 from sfxlab.merging.scaling import (
     CrystalScales,
@@ -72,14 +72,27 @@ class RunningMerge:
         polarisation: str | None = "horiz",
         space_group: str | None = None,
         reject_harmful: bool = True,
+        length_tolerance: float = LENGTH_TOLERANCE,
+        angle_tolerance: float = ANGLE_TOLERANCE,
+        model: Model = "scaled",
     ) -> None:
-        """Merge what there is; arguments as of `merge`. The cell stays that of the beginning."""
+        """Merge what there is; arguments as of `merge`. The cell stays that of the beginning.
+
+        Raises `MergeError` for another model than `scaled`.
+        """
+        if model != "scaled":
+            raise MergeError(
+                "a running merge knows the model 'scaled' only, whose sums can be added to and taken from",
+                found=f"model '{model}'",
+                remedy=f"cut and watch with 'scaled', then merge the chosen crystals with merge(…, model='{model}')",
+            )
         given: Sequence[ProcessedRun] = runs if isinstance(runs, Sequence) else [runs]
         self._group = point_group_named(point_group)
         self._min_observations, self._max_cycles = min_observations, max_cycles
         self._reject_harmful = reject_harmful
         self._limits: dict[str, Any] = {
             "d_min": d_min, "d_max": d_max, "polarisation": parse_polarisation(polarisation),
+            "length_tolerance": length_tolerance, "angle_tolerance": angle_tolerance,
         }  # fmt: skip
         self._chunks: dict[Path, set[int]] = {}
         self._n_runs = 0

@@ -3,11 +3,15 @@
 The model of an observation is I = f m (1 + κ δ) + noise with f = G exp(−B s²), s = sinθ/λ = |q|/2, m the full
 intensity, and κ δ what partiality and all else leave unexplained. All observations take part, weak and negative ones
 too, because choosing strong ones would make the scales of weak crystals too large.
+
+A crystal is compared with those of its own half data set only, and the halves are brought to one scale and B factor
+afterwards (`sfxlab.merging.half_alignment`). Compared with all, crystals and observations that agree with both halves
+would count more than others, and the halves of pure noise would agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,15 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.merging.blocks import Block
+from sfxlab.merging.half_alignment import alignment
 from sfxlab.merging.observations import Observations
+from sfxlab.merging.resolution_means import first_means, resolution_shells, shell_means
 from sfxlab.merging.scaling_kernels import (
     PRIOR_WEIGHT,
     RETURN,
     STEP,
     assess,
+    divide,
     fit_crystals,
     sum_reflections,
     typical_sigma,
+    weigh,
 )
 
 B_SPREAD = 25.0
@@ -35,7 +43,7 @@ B_LIMIT = 100.0
 """A crystal with a larger relative B factor, Å², is left out."""
 MIN_OBSERVATIONS = 5
 """A crystal with fewer observations is left out."""
-OUTLIER_LIMIT = 8.0
+OUTLIER_LIMIT = 10.0
 """An observation that is further from what the others predict, in standard deviations, is left out.
 
 Partiality makes the scatter far from normal: one full observation may be several times the mean of partial ones.
@@ -43,9 +51,8 @@ Partiality makes the scatter far from normal: one full observation may be severa
 CORRELATION_LIMIT = 4.0
 """A crystal whose correlation with the others is further below the usual one, in standard deviations, is left out."""
 
-_CONVERGED = 5e-3
+_CONVERGED = 0.1
 _NEIGHBOURS = 40
-_SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,12 @@ class Scaling(CrystalScales):
         """
         s2 = self.observations.resolution**2 / 4
         for block in self.observations.blocks("typical_sigma", "outlier"):
-            own, reflection = block.crystal, block.reflection
-            factor = self.scale[own] * np.exp(-self.b_factor[own] * s2[reflection])
-            noise = block.columns["typical_sigma"] / factor
-            variance = (self.scatter[own] * self.expected[reflection]) ** 2 + noise**2
-            yield block, factor, np.where(self.accepted[own] & ~block.columns["outlier"], 1 / variance, 0.0)
+            own, (factor, weight) = block.crystals, np.empty((2, len(block)))
+            weigh(
+                block.offsets, block.reflection, block.columns["typical_sigma"], s2, self.expected, self.scale[own],
+                self.b_factor[own], self.scatter[own], self.accepted[own], block.columns["outlier"], factor, weight,
+            )  # fmt: skip
+            yield block, factor, weight
 
     @property
     def n_outliers(self) -> int:
@@ -135,9 +143,9 @@ class Scaling(CrystalScales):
 def fit_scales(observations: Observations, max_cycles: int = 30) -> Scaling:
     """Fit G and B of every crystal by weighted least squares on intensities, with outliers left out.
 
-    Each crystal is compared with what the other crystals say of its reflections (leave one out), shrunk towards the
-    mean intensity at that resolution in proportion to how little they say. The result does not depend on the
-    order of the crystals in the runs, nor on the blocks that the observations come in.
+    Each crystal is compared with what the other crystals of its half say of its reflections (leave one out), shrunk
+    towards the mean intensity at that resolution in proportion to how little they say. The result does not depend on
+    the order of the crystals in the runs, nor on the blocks that the observations come in.
     """
     fit = _Fit(observations)
     change, cycles = np.inf, 0
@@ -165,40 +173,47 @@ class _Fit:
     def __init__(self, observations: Observations) -> None:
         o = self.observations = observations
         n = len(o.crystals)
-        self.s2 = o.resolution**2 / 4
+        self.s2, self.half = o.resolution**2 / 4, o.half
         set_typical_sigma(o)
         for block in o.blocks():
             o.columns.put(block.number, "outlier", np.zeros(len(block), dtype=bool))
         self.shell = resolution_shells(self.s2)
-        self.mean = _first_means(o, self.shell)
+        self.mean = first_means(o, self.shell)
         self.expected = self.mean.copy()
-        self.totals = np.zeros((len(self.s2), 3))
+        self.totals = np.zeros((2, len(self.s2), 3))
         self.scale, self.b_factor, self.scatter = np.ones(n), np.zeros(n), np.ones(n)
         self.correlation = np.zeros(n)
-        self.reasons = tuple(too_few(count) for count in np.diff(o.offsets))
+        self.too_few = [too_few(count) for count in np.diff(o.offsets).tolist()]
+        self.reasons = tuple(self.too_few)
         self.accepted = np.array([not reason for reason in self.reasons], dtype=bool)
         self.usual = Usual(1.0, 0.0, 0.0)
+        self._divided: dict[int, Divided] = {}
 
     def cycle(self) -> float:
         """Fit the crystals to the intensities, then the intensities to the crystals, and see who does not agree.
 
-        Returns the root mean square change of ln G, infinite where another set of crystals is accepted than before.
+        Returns the change of ln G, in units of its standard deviation (both root mean squares over the crystals),
+        infinite where another set of crystals is accepted than before.
         """
         o, before, accepted = self.observations, np.log(self.scale), self.accepted
-        for block in self._blocks():
-            fit_crystals(*self._arguments(block, B_SPREAD, LOG_SCALE_SPREAD))
-        if accepted.any():
-            self.scale /= np.exp(np.mean(np.log(self.scale[accepted])))
-            self.b_factor -= np.mean(self.b_factor[accepted])
+        scale, b_factor, variance = self.scale.copy(), self.b_factor.copy(), np.ones(len(self.scale))
+        log_shift, b_shift = alignment(self.totals, self.expected, self.s2)
+        for block, y, noise in self._blocks():
+            own = block.crystals
+            arguments = self._arguments(block, y, noise, scale[own], b_factor[own])
+            fit_crystals(*(*arguments, B_SPREAD, LOG_SCALE_SPREAD, variance[own]))
+        self._set_scales(scale * np.exp(-log_shift * self.half), b_factor - b_shift * self.half)
         self._merge()
         squares, counts, effective = np.zeros((3, len(o.crystals)))
-        for block in self._blocks():
-            own = (values[block.crystals] for values in (squares, counts, self.correlation, effective))
-            assess(*self._arguments(block, OUTLIER_LIMIT, *own))
+        for block, y, noise in self._blocks():
+            own = block.crystals
+            figures = (values[own] for values in (squares, counts, self.correlation, effective))
+            arguments = self._arguments(block, y, noise, self.scale[own], self.b_factor[own])
+            assess(*(*arguments, OUTLIER_LIMIT, *figures))
             o.columns.put(block.number, "outlier", block.columns["outlier"])
         correlation, spread = _usual_correlation(self.correlation, effective)
         self.reasons = _judge(
-            np.diff(o.offsets), self.b_factor, self.correlation, effective, self.accepted, correlation, spread
+            self.too_few, self.b_factor, self.correlation, effective, self.accepted, correlation, spread
         )
         self.accepted = np.array([not reason for reason in self.reasons], dtype=bool)
         self.usual = Usual(_usual_scatter(squares, counts, self.accepted), correlation, spread)
@@ -207,35 +222,79 @@ class _Fit:
         self._sum()
         if not np.array_equal(accepted, self.accepted):
             return np.inf
-        return float(np.sqrt(np.mean((np.log(self.scale) - before)[accepted] ** 2))) if accepted.any() else 0.0
+        change = (np.log(self.scale) - before)[accepted]
+        return float(np.sqrt(np.sum(change**2) / variance[accepted].sum())) if accepted.any() else 0.0
 
-    def _blocks(self) -> Iterator[Block]:
-        return self.observations.blocks("typical_sigma", "outlier")
+    def _blocks(self) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+        """The observations in blocks, and I / f and (σ / f)² of each."""
+        for block in self.observations.blocks("typical_sigma", "outlier"):
+            divided = self._divided.get(block.number)
+            if divided is None:
+                divided = _divided(block, self.s2, self.scale, self.b_factor)
+                # What does not fit into memory is reckoned again each time.
+                if not self.observations.columns.on_disk:
+                    self._divided[block.number] = divided
+            yield block, *divided
 
-    def _arguments(self, block: Block, *more: Any) -> tuple[Any, ...]:
+    def _arguments(
+        self, block: Block, y: NDArray[np.float64], noise: NDArray[np.float64], *scales: NDArray[np.float64]
+    ) -> tuple[Any, ...]:
         """What the kernels take; numbers of crystals are views that they change in place."""
         own = block.crystals
         return (
-            block.offsets, block.reflection, block.intensity, block.columns["typical_sigma"],
-            self.s2, self.mean, self.expected, self.totals,
-            self.scale[own], self.b_factor[own], self.scatter[own], self.accepted[own], block.columns["outlier"],
-            *more,
+            block.offsets, block.reflection, y, noise, self.s2, self.mean, self.expected, self.totals, self.half[own],
+            *scales, self.scatter[own], self.accepted[own], block.columns["outlier"],
         )  # fmt: skip
+
+    def _set_scales(self, scale: NDArray[np.float64], b_factor: NDArray[np.float64]) -> None:
+        """Take these scales, with means of 0 over the accepted crystals."""
+        self._divided.clear()
+        self.scale, self.b_factor = scale, b_factor
+        if self.accepted.any():
+            self.scale /= np.exp(np.mean(np.log(scale[self.accepted])))
+            self.b_factor -= np.mean(b_factor[self.accepted])
 
     def _sum(self) -> None:
         self.totals[:] = 0.0
-        for block in self._blocks():
-            sum_reflections(*self._arguments(block))
+        for block, y, noise in self._blocks():
+            own = block.crystals
+            sum_reflections(
+                block.offsets, block.reflection, y, noise, self.expected, self.totals, self.half[own],
+                self.scatter[own], self.accepted[own], block.columns["outlier"],
+            )  # fmt: skip
 
     def _merge(self) -> None:
-        """Bring `totals`, `mean` and `expected` up to date; weights depend on `expected`, hence twice."""
-        for _ in range(2):
-            self._sum()
-            weights, sums = self.totals[:, 0], self.totals[:, 1]
-            self.mean = _shell_means(self.totals, self.shell, self.mean)
-            prior = PRIOR_WEIGHT / np.maximum(self.expected, self.mean) ** 2
-            self.expected = np.maximum((prior * self.mean + sums) / (prior + weights), 0.05 * self.mean)
+        """Bring `totals`, `mean` and `expected` up to date."""
         self._sum()
+        self.mean = shell_means(self.totals.sum(axis=0), self.shell, self.mean)
+        self.expected = expected_of(self.totals.sum(axis=0), self.expected, self.mean)
+        self._sum()
+
+
+Divided = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""I / f and (σ / f)² of the observations of a block."""
+
+
+def _divided(
+    block: Block, s2: NDArray[np.float64], scale: NDArray[np.float64], b_factor: NDArray[np.float64]
+) -> Divided:
+    """Observations, which have the column typical_sigma, by the scales of all crystals."""
+    y, noise = np.empty((2, len(block)))
+    own = block.crystals
+    divide(
+        block.offsets, block.reflection, block.intensity, block.columns["typical_sigma"], s2, scale[own],
+        b_factor[own], y, noise,
+    )  # fmt: skip
+    return y, noise
+
+
+def expected_of(
+    totals: NDArray[np.float64], before: NDArray[np.float64], mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What is expected of reflections by their sums, (..., n_reflections, 3), and what was expected `before`."""
+    prior = PRIOR_WEIGHT / np.maximum(before, mean) ** 2
+    found = (prior * mean + totals[..., 1]) / (prior + totals[..., 0])
+    return np.asarray(np.maximum(found, 0.05 * mean))
 
 
 def fit_to_others(scaling: Scaling, others: Observations, cycles: int = 8) -> CrystalScales:
@@ -246,41 +305,45 @@ def fit_to_others(scaling: Scaling, others: Observations, cycles: int = 8) -> Cr
     n = len(others.crystals)
     scale, b_factor, correlation, usual = np.ones(n), np.zeros(n), np.zeros(n), scaling.usual
     scatter, outside, effective = np.full(n, np.sqrt(usual.scatter)), np.zeros(n, dtype=bool), np.zeros(n)
-    s2 = others.resolution**2 / 4
+    s2, half = others.resolution**2 / 4, others.half
     totals = _totals(scaling)
     for block in others.blocks("typical_sigma"):
         own, outlier = block.crystals, np.zeros(len(block), dtype=bool)
-        arguments = (
-            block.offsets, block.reflection, block.intensity, block.columns["typical_sigma"],
-            s2, scaling.mean, scaling.expected, totals, scale[own], b_factor[own], scatter[own], outside[own], outlier,
-        )  # fmt: skip
         for _ in range(cycles):
-            fit_crystals(*arguments, B_SPREAD, LOG_SCALE_SPREAD)
+            arguments = [
+                block.offsets, block.reflection, *_divided(block, s2, scale, b_factor), s2, scaling.mean,
+                scaling.expected, totals, half[own], scale[own], b_factor[own], scatter[own], outside[own], outlier,
+            ]  # fmt: skip
+            fit_crystals(*(*arguments, B_SPREAD, LOG_SCALE_SPREAD, np.empty(own.stop - own.start)))
+            arguments[2:4] = _divided(block, s2, scale, b_factor)
             squares, counts = np.zeros((2, own.stop - own.start))
-            assess(*arguments, OUTLIER_LIMIT, squares, counts, correlation[own], effective[own])
+            assess(*(*arguments, OUTLIER_LIMIT, squares, counts, correlation[own], effective[own]))
             scatter[own] = _pooled_scatter(squares, counts, usual.scatter)
         others.columns.put(block.number, "outlier", outlier)
-    numbers = np.diff(others.offsets)
-    reasons = _judge(numbers, b_factor, correlation, effective, ~outside, usual.correlation, usual.spread)
+    few = [too_few(count) for count in np.diff(others.offsets).tolist()]
+    reasons = _judge(few, b_factor, correlation, effective, ~outside, usual.correlation, usual.spread)
     return CrystalScales(scale, b_factor, scatter, correlation, reasons)
 
 
 def drift(scaling: Scaling) -> float:
     """By how much scales would change in another fit: the root mean square of ln f at the mean resolution.
 
-    What crystals have in common does not count. After a fit it is small, and it grows as other crystals are accepted.
+    What crystals of a half have in common does not count. After a fit it is small, and it grows as other crystals are
+    accepted.
     """
-    totals, s2 = _totals(scaling), scaling.observations.resolution**2 / 4
+    o, totals = scaling.observations, _totals(scaling)
+    s2, half = o.resolution**2 / 4, o.half
     scale, b_factor = scaling.scale.copy(), scaling.b_factor.copy()
-    for block in scaling.observations.blocks("typical_sigma", "outlier"):
+    for block in o.blocks("typical_sigma", "outlier"):
         own = block.crystals
         fit_crystals(
-            block.offsets, block.reflection, block.intensity, block.columns["typical_sigma"],
-            s2, scaling.mean, scaling.expected, totals, scale[own], b_factor[own], scaling.scatter[own],
-            scaling.accepted[own], block.columns["outlier"], B_SPREAD, LOG_SCALE_SPREAD,
+            block.offsets, block.reflection, *_divided(block, s2, scaling.scale, scaling.b_factor),
+            s2, scaling.mean, scaling.expected, totals, half[own], scale[own], b_factor[own], scaling.scatter[own],
+            scaling.accepted[own], block.columns["outlier"], B_SPREAD, LOG_SCALE_SPREAD, np.empty(own.stop - own.start),
         )  # fmt: skip
     change = np.log(scale / scaling.scale) - (b_factor - scaling.b_factor) * s2.mean()
-    return float(np.std(change[scaling.accepted])) / STEP if scaling.accepted.any() else 0.0
+    squares = [(change[own] - change[own].mean()) ** 2 for n in (0, 1) if (own := scaling.accepted & (half == n)).any()]
+    return float(np.sqrt(np.mean(np.concatenate(squares)))) / STEP if squares else 0.0
 
 
 def set_typical_sigma(o: Observations) -> None:
@@ -292,15 +355,14 @@ def set_typical_sigma(o: Observations) -> None:
 
 
 def _totals(scaling: Scaling) -> NDArray[np.float64]:
-    """The sums of the observations that are used."""
-    totals = np.zeros((len(scaling.expected), 3))
-    s2 = scaling.observations.resolution**2 / 4
-    for block in scaling.observations.blocks("typical_sigma", "outlier"):
+    """The sums of the observations that are used, of both halves."""
+    o = scaling.observations
+    totals, s2, half = np.zeros((2, len(scaling.expected), 3)), o.resolution**2 / 4, o.half
+    for block in o.blocks("typical_sigma", "outlier"):
         own = block.crystals
         sum_reflections(
-            block.offsets, block.reflection, block.intensity, block.columns["typical_sigma"],
-            s2, scaling.mean, scaling.expected, totals, scaling.scale[own], scaling.b_factor[own],
-            scaling.scatter[own], scaling.accepted[own], block.columns["outlier"],
+            block.offsets, block.reflection, *_divided(block, s2, scaling.scale, scaling.b_factor), scaling.expected,
+            totals, half[own], scaling.scatter[own], scaling.accepted[own], block.columns["outlier"],
         )  # fmt: skip
     return totals
 
@@ -314,7 +376,7 @@ def _usual_correlation(correlation: NDArray[np.float64], effective: NDArray[np.f
 
 
 def _judge(
-    counts: NDArray[np.int64],
+    few: Sequence[str],
     b_factor: NDArray[np.float64],
     correlation: NDArray[np.float64],
     effective: NDArray[np.float64],
@@ -322,7 +384,7 @@ def _judge(
     centre: float,
     spread: float,
 ) -> tuple[str, ...]:
-    """Why a crystal is not to be used; empty where it is.
+    """Why a crystal is not to be used; empty where it is. `few` says where there are too few observations.
 
     A correlation is judged against those of the other crystals, not against a fixed value: choosing crystals that
     agree by chance would make the halves of pure noise agree. The arguments are of crystals, (n_crystals,).
@@ -331,7 +393,7 @@ def _judge(
     limit = CORRELATION_LIMIT * np.sqrt(1 / np.maximum(effective - 3, 1) + spread**2)
     limit *= np.where(accepted, 1.0, RETURN)
     strange = (effective > 10) & (centre - z > limit)
-    reasons = [too_few(count) for count in counts.tolist()]
+    reasons = list(few)
     for i in np.flatnonzero((np.abs(b_factor) > B_LIMIT) | strange).tolist():
         if reasons[i]:
             continue
@@ -344,53 +406,6 @@ def _judge(
 
 def too_few(count: int) -> str:
     return "" if count >= MIN_OBSERVATIONS else f"only {count} usable observations, {MIN_OBSERVATIONS} needed"
-
-
-def resolution_shells(s2: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Resolution shells of equally many unique reflections, for the mean intensity."""
-    n_shells = int(np.clip(len(s2) // 100, 1, 25))
-    rank = np.empty(len(s2), dtype=np.int64)
-    rank[np.argsort(s2, kind="stable")] = np.arange(len(s2))
-    return rank * n_shells // len(s2)
-
-
-def _first_means(o: Observations, shell: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean intensity at the resolution of each unique reflection, before anything is scaled."""
-    # Every so many observations, counted over all blocks, so that blocks make no difference.
-    step = len(o) // _SAMPLE + 1
-    sample = [(b.reflection[start::step].copy(), b.intensity[start::step].copy()) for b, start in _starts(o, step)]
-    of_observation, intensity = shell[np.concatenate([r for r, _ in sample])], np.concatenate([i for _, i in sample])
-    means = np.zeros(shell.max() + 1)
-    for i in range(len(means)):
-        values = intensity[of_observation == i]
-        # One hot pixel may outweigh a shell; the highest 2 % are cut to the rest.
-        means[i] = np.mean(np.minimum(values, np.percentile(values, 98))) if len(values) else 0.0
-    return floored(means)[shell]
-
-
-def _starts(o: Observations, step: int) -> Iterator[tuple[Block, int]]:
-    """The blocks, and the first observation of each whose number among all is a multiple of `step`."""
-    for block in o.blocks():
-        yield block, int(-o.offsets[block.crystals.start] % step)
-
-
-def _shell_means(
-    totals: NDArray[np.float64], shell: NDArray[np.int64], previous: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Mean of the merged intensities at the resolution of each unique reflection."""
-    seen = totals[:, 0] > 0
-    counts = np.bincount(shell[seen], minlength=shell.max() + 1)
-    merged = np.divide(totals[:, 1], totals[:, 0], out=np.zeros(len(shell)), where=seen)
-    # No intensity of Wilson's distribution among some hundred exceeds ten times the mean; outliers do.
-    merged = np.minimum(merged, 10 * previous)
-    sums = np.bincount(shell[seen], weights=merged[seen], minlength=shell.max() + 1)
-    return floored(sums / np.maximum(counts, 1))[shell]
-
-
-def floored(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Beyond the diffraction limit the mean may come out as zero or less; a prior has to be positive.
-    highest = means.max()
-    return np.maximum(means, 1e-3 * highest if highest > 0 else 1.0)
 
 
 def _usual_scatter(squares: NDArray[np.float64], counts: NDArray[np.float64], accepted: NDArray[np.bool_]) -> float:

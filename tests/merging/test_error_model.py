@@ -23,13 +23,13 @@ def test_squares_are_those_of_leaving_each_observation_out(seed: int) -> None:
     y = intensity / factor
     total = np.bincount(reflection, weight, n_reflections)
     mean = np.bincount(reflection, weight * y, n_reflections) / total
-    squares, known = np.zeros((2, n_reflections))
-    add_squares(reflection, intensity, factor, weight, mean, total, squares, known)
+    times, (squares, known) = rng.uniform(1, 1.3, n), np.zeros((2, n_reflections))
+    add_squares(reflection, intensity, factor, weight, times, mean, total, squares, known)
     expected = np.zeros(n_reflections)
     for j in np.flatnonzero(weight):
         others = (reflection == reflection[j]) & (np.arange(n) != j)
         without = (weight * y)[others].sum() / weight[others].sum()
         share = weight[j] / total[reflection[j]]
-        expected[reflection[j]] += share * weight[j] * (1 - share) * (y[j] - without) ** 2
+        expected[reflection[j]] += times[j] * share * weight[j] * (1 - share) * (y[j] - without) ** 2
     assert squares == pytest.approx(expected)
     assert known == pytest.approx(1.0)

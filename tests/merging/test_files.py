@@ -21,6 +21,7 @@ from sfxlab.merging.free_set import flags_from, free_flags
 from sfxlab.merging.table_one import RunFacts
 
 MakeRun = Callable[..., Any]
+DICTIONARY = Path("/usr/share/libcifpp/mmcif_pdbx.dic")
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,22 @@ def test_free_flags_are_taken_over_and_filled_up(merged: Merged, tmp_path: Path)
     merged.to_mtz(tmp_path / "plain.mtz")
     with pytest.raises(MergeError, match="another symmetry"):
         flags_from(tmp_path / "plain.mtz", merged.hkl, point_group("mmm"))
+
+
+def test_the_mmcif_file_keeps_to_the_dictionary_of_the_protein_data_bank(anomalous: Merged, tmp_path: Path) -> None:
+    if not DICTIONARY.exists():
+        pytest.skip(f"{DICTIONARY} is not there (Debian's libcifpp-data)")
+    said: list[str] = []
+    dictionary = gemmi.cif.Ddl(said.append)
+    dictionary.read_ddl(gemmi.cif.read(str(DICTIONARY)))
+    # What it says of itself.
+    said.clear()
+    anomalous.to_mmcif(tmp_path / "x.cif", RunFacts(("run",), 100, 50, 40, 45, {"sfxlab": "1"}))
+    document = gemmi.cif.read(str(tmp_path / "x.cif"))
+    assert dictionary.validate_cif(document), said
+    assert not said
+    document.sole_block().set_pair("_reflns.pdbx_R_split", "good")
+    assert not dictionary.validate_cif(document)
 
 
 def test_gemmi_reads_the_mmcif_file_with_the_same_numbers(anomalous: Merged, tmp_path: Path) -> None:

@@ -123,6 +123,16 @@ def test_halves_of_pure_noise_do_not_correlate(synthetic_run: MakeRun, model: An
     assert abs(overall.cc_half) < 4 / np.sqrt(overall.n_pairs)
 
 
+def test_noise_agrees_no_better_by_scaling(synthetic_run: MakeRun) -> None:
+    # CC1/2 √n of noise is normal of width 1; scales, weights and outliers that knew of both halves would make it 2.
+    agreement = []
+    for seed in range(10):
+        run = synthetic_run(n_crystals=150, n_observed=150, scrambled=tuple(range(150)), seed=seed)
+        overall = merge(run, "4/mmm", polarisation=None).statistics().overall
+        agreement.append(overall.cc_half * np.sqrt(overall.n_pairs))
+    assert abs(np.mean(agreement)) < 3.5 / np.sqrt(10)
+
+
 def test_rsplit_of_noise_about_a_constant_is_what_statistics_say(synthetic_run: MakeRun) -> None:
     run = synthetic_run(n_crystals=150, n_observed=200)
     table = run.reflections
@@ -203,3 +213,16 @@ def test_what_cannot_be_merged_is_explained(
 ) -> None:
     with pytest.raises(error, match=message):
         merge(synthetic_run(n_crystals=6), **arguments)
+
+
+def test_crystals_of_other_cells_are_left_out_by_the_tolerance(synthetic_run: MakeRun) -> None:
+    run = synthetic_run(n_crystals=20)
+    longer = run.crystals.column("a").to_numpy().copy()
+    longer[:3] *= 1.03
+    run = replace(run, crystals=run.crystals.set_column(2, "a", pa.array(longer)))
+    assert run.crystals.column_names[2] == "a"
+    for tolerance, used in ((0.05, 20), (0.02, 17)):
+        merged = merge(run, "4/mmm", "none", polarisation=None, length_tolerance=tolerance)
+        assert merged.history["crystals"]["used"] == used
+    with pytest.raises(MergeError, match="tolerances of cells are above zero"):
+        merge(run, "4/mmm", "none", length_tolerance=0.0)

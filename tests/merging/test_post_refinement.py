@@ -175,6 +175,14 @@ def test_halves_differ_as_much_as_their_errors_say_in_every_shell(partial: Modul
         assert np.std(known) == pytest.approx(1.0, abs=0.1 + 1.5 / np.sqrt(2 * len(known)))
 
 
+def test_fitted_parameters_are_counted_in_the_errors(fit: PostRefinement) -> None:
+    used = fit.accepted
+    # ln G, B, two rotations, ln R and two strains; what is usual decides a part of them.
+    assert np.all((fit.n_parameters[used] > 2) & (fit.n_parameters[used] < 7))
+    n = np.diff(fit.observations.offsets)[used]
+    assert fit.inflation[used] == pytest.approx((n + fit.n_parameters[used]) / (n - fit.n_parameters[used]))
+
+
 def test_order_of_crystals_and_blocks_changes_nothing_that_counts(partial: ModuleType) -> None:
     run = partial.make_run(40, seed=8)
     rng = np.random.default_rng(1)

@@ -213,3 +213,9 @@ def test_a_growing_run_is_followed_chunk_by_chunk(run: Any, tmp_path: Path) -> N
     assert running.add(growing) == 0
     running.refit()
     assert_same(running.merged(), merge(growing, "4/mmm", cell=running.cell))
+
+
+def test_another_model_is_refused_with_the_way_out(run: Any) -> None:
+    with pytest.raises(MergeError, match="knows the model 'scaled' only") as refused:
+        RunningMerge(run, "4/mmm", model="partiality")
+    assert "merge(…, model='partiality')" in str(refused.value)

@@ -15,11 +15,15 @@ from sfxlab.merging.scaling import fit_scales
 from sfxlab.merging.scaling_kernels import (
     PRIOR_WEIGHT,
     RETURN,
+    SMALL_B_STEP,
+    SMALL_STEP,
     STEP,
     assess,
+    divide,
     fit_crystals,
     sum_reflections,
     typical_sigma,
+    weigh,
 )
 
 MakeRun = Callable[..., Any]
@@ -37,7 +41,8 @@ class State:
         self.s2 = rng.uniform(0, 0.04, self.n_reflections)
         self.mean = 100 * np.exp(-20 * self.s2)
         self.expected = self.mean * rng.exponential(1.0, self.n_reflections) + 1.0
-        self.totals = np.zeros((self.n_reflections, 3))
+        self.totals = np.zeros((2, self.n_reflections, 3))
+        self.half = np.array([0, 1, 0, 1, 1, 0], dtype=np.uint8)
         self.scale = np.exp(0.3 * rng.standard_normal(self.n_crystals))
         self.b_factor = 5 * rng.standard_normal(self.n_crystals)
         self.scatter = rng.uniform(0.3, 0.6, self.n_crystals)
@@ -47,6 +52,7 @@ class State:
         truth = self.f * self.expected[self.reflection] * np.maximum(1 + 0.5 * rng.standard_normal(n), 0)
         self.intensity = truth + self.sigma * rng.standard_normal(n)
         self.intensity[::37] += 3000
+        self.y = self.intensity / self.f
 
     @property
     def crystal(self) -> np.ndarray:
@@ -66,19 +72,22 @@ class State:
         w = 1 / ((self.scatter[self.crystal] * self.expected[self.reflection]) ** 2 + self.noise)
         return np.where(self.accepted[self.crystal] & ~self.outlier, w, 0)
 
-    def arguments(self) -> tuple[np.ndarray, ...]:
-        names = "offsets reflection intensity sigma s2 mean expected totals scale b_factor scatter accepted outlier"
+    def arguments(self, names: str = "") -> tuple[np.ndarray, ...]:
+        names = names or (
+            "offsets reflection y noise s2 mean expected totals half scale b_factor scatter accepted outlier"
+        )
         return tuple(getattr(self, name) for name in names.split())
 
     def plain_totals(self) -> np.ndarray:
-        w, y = self.weight, self.intensity / self.f
-        columns = (w, w * y, w * w * self.noise)
-        return np.stack([np.bincount(self.reflection, c, self.n_reflections) for c in columns], axis=1)
+        w, row = self.weight, self.half[self.crystal] * self.n_reflections + self.reflection
+        columns = (w, w * self.y, w * w * self.noise)
+        sums = [np.bincount(row, c, 2 * self.n_reflections) for c in columns]
+        return np.stack(sums, axis=1).reshape(2, self.n_reflections, 3)
 
     def plain_others(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of what all others say of the reflection of each observation."""
-        w, y = self.weight, self.intensity / self.f
-        total = self.totals[self.reflection]
+        """Mean and variance of what all others of its half say of the reflection of each observation."""
+        w, y = self.weight, self.y
+        total = self.totals[self.half[self.crystal], self.reflection]
         prior_mean, expected = self.mean[self.reflection], self.expected[self.reflection]
         rest = total[:, 0] - w
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -98,8 +107,19 @@ class State:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_sums_of_reflections_are_those_of_numpy(seed: int) -> None:
     state = State(seed)
-    sum_reflections(*state.arguments())
+    sum_reflections(*state.arguments("offsets reflection y noise expected totals half scatter accepted outlier"))
     assert state.totals == pytest.approx(state.plain_totals())
+
+
+def test_divided_intensities_and_weights_are_those_of_numpy() -> None:
+    state = State(3)
+    (y, noise, factor, weight), own = np.zeros((4, 300)), "scale b_factor"
+    divide(*state.arguments(f"offsets reflection intensity sigma s2 {own}"), y, noise)
+    weigh(*state.arguments(f"offsets reflection sigma s2 expected {own} scatter accepted outlier"), factor, weight)
+    assert y == pytest.approx(state.y)
+    assert noise == pytest.approx(state.noise)
+    assert factor == pytest.approx(state.f)
+    assert weight == pytest.approx(state.weight)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -107,7 +127,7 @@ def test_fit_of_crystals_is_that_of_numpy(seed: int) -> None:
     state = State(seed)
     state.totals[:] = state.plain_totals()
     m, v = state.plain_others()
-    expected = []
+    expected, variance = [], np.zeros((2, state.n_crystals))
     for i in range(state.n_crystals):
         own = (state.crystal == i) & ~state.outlier
         s2, intensity, sigma = state.s2[state.reflection[own]], state.intensity[own], state.sigma[own]
@@ -119,16 +139,16 @@ def test_fit_of_crystals_is_that_of_numpy(seed: int) -> None:
             u = 1 / (sigma**2 + (state.scatter[i] * model) ** 2 + f**2 * v[own])
             jacobian = np.stack([model, -s2 * model], axis=1)
             precision = np.diag([1 / 1.0**2, 1 / 25.0**2])
-            step = np.linalg.solve(
-                (jacobian * u[:, None]).T @ jacobian + precision,
-                (jacobian * u[:, None]).T @ (intensity - model) - precision @ x,
-            )
+            normal = (jacobian * u[:, None]).T @ jacobian + precision
+            variance[0, i] = np.linalg.inv(normal)[0, 0]
+            step = np.linalg.solve(normal, (jacobian * u[:, None]).T @ (intensity - model) - precision @ x)
             step = np.clip(step, [-1, -50], [1, 50])
             x += step
-            if np.all(np.abs(step) < [1e-4, 1e-2]):
+            if np.all(np.abs(step) < [SMALL_STEP, SMALL_B_STEP]):
                 break
         expected.append(STEP * x + (1 - STEP) * start)
-    fit_crystals(*state.arguments(), 25.0, 1.0)
+    fit_crystals(*state.arguments(), 25.0, 1.0, variance[1])
+    assert variance[1] == pytest.approx(variance[0])
     assert np.log(state.scale) == pytest.approx(np.array(expected)[:, 0])
     assert state.b_factor == pytest.approx(np.array(expected)[:, 1])
 
@@ -138,7 +158,7 @@ def test_assessment_is_that_of_numpy(seed: int) -> None:
     state = State(seed)
     state.totals[:] = state.plain_totals()
     m, v = state.plain_others()
-    y, noise, k2 = state.intensity / state.f, state.noise, state.scatter[state.crystal] ** 2
+    y, noise, k2 = state.y, state.noise, state.scatter[state.crystal] ** 2
     allowed = np.where(state.outlier, 5 * RETURN, 5)
     outlier = (y - m) ** 2 > allowed**2 * (noise + k2 * (m**2 + v) + v)
     t = state.mean[state.reflection]
