@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sfxlab.processing import process
     from sfxlab.recipe import Recipe
     from sfxlab.report import write_report
+    from sfxlab.session import Session
     from sfxlab.simulation import simulate
     from sfxlab.store import Run, import_stream
 
@@ -34,6 +35,7 @@ _HOMES = {
     "Recipe": "recipe",
     "Run": "store",
     "RunningMerge": "merging",
+    "Session": "session",
     "UnitCell": "crystal",
     "compare": "merging",
     "connect": "cluster",
@@ -65,6 +67,7 @@ __all__ = [
     "Recipe",
     "Run",
     "RunningMerge",
+    "Session",
     "UnitCell",
     "compare",
     "connect",

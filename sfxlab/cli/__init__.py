@@ -35,6 +35,7 @@ _COMMANDS = {
     "import": "files",
     "report": "files",
     "lab": "files",
+    "session": "session",
     "hub": "hub",
 }
 """Each command and the module that it lives in."""
