@@ -83,7 +83,7 @@ def process_frame(frame: Frame, recipe: Recipe, found: IndexingResult | FrameErr
     if not is_hit(peaks, recipe):
         return _result(frame, "blank", peaks, seen, clock)
     if not recipe.indexing.enabled:
-        return _result(frame, "hit", peaks, seen, clock, "indexing is switched off")
+        return _result(frame, "hit", peaks, seen, clock, Reason.SWITCHED_OFF.because(""))
     with clock("indexing"):
         if found is None:
             (found,) = index_frames(

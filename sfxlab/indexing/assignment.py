@@ -14,12 +14,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from sfxlab.indexing.background import FOR_SPREAD, spread, turned_about_beam
 from sfxlab.indexing.fit_kernels import NORMAL_RATIO, inverse, misfits, rotation_near, scatter, strained
 
 CLAIM = 0.25
 """A peak may belong to a lattice where all its indices are this close to whole numbers."""
-CLAIM_SCATTER = 6.0
-"""And where it is no further from its node along the Ewald sphere than so many standard deviations."""
 COPY = 0.7
 """A lattice is a copy of another one that claims more than this share of its peaks."""
 ROUNDS = 20
@@ -115,18 +114,24 @@ def settle(
     """Owners of the peaks (3, n), −1 for none, their misfits (3, n), and what each lattice claims, (n_lattices, n).
 
     `bases` are fitted in place. A peak goes to the lattice with the smallest a² + (b / r)² of those that claim it, a
-    and b the distances from its node along and across the Ewald sphere and r `NORMAL_RATIO`.
+    and b the distances from its node along and across the Ewald sphere and r `NORMAL_RATIO`. It claims those that are
+    near whole indices, and along the sphere where its peaks outnumber those that are there by chance (`spread`).
     """
     n = q.shape[1]
     owner, before = np.full(n, -1), np.full(n, -2)
     smallest, misfit = np.empty(n), np.zeros((3, n))
     work, own, own_work = np.empty((3, n)), np.empty((3, n)), np.empty((3, n))
-    claims, sigmas = np.zeros((len(bases), n), dtype=np.bool_), np.zeros(len(bases))
+    random = turned_about_beam(q, k, FOR_SPREAD)
+    random_work = np.empty_like(random)
+    claims, taken = np.zeros((len(bases), n), dtype=np.bool_), np.zeros(n, dtype=np.bool_)
     for _ in range(ROUNDS):
         owner[:], smallest[:] = -1, np.inf
         for i in range(len(bases)):
             misfits(q, k, bases[i], work)
-            limit = CLAIM_SCATTER * (sigmas[i] if sigmas[i] > 0.0 else scatter(work, CLAIM))
+            misfits(random, k, bases[i], random_work)
+            for j in range(n):
+                taken[j] = before[j] >= 0 and before[j] != i
+            _, limit = spread(work, random_work, taken, CLAIM)
             for j in range(n):
                 distance = work[0, j] ** 2 + (work[1, j] / NORMAL_RATIO) ** 2
                 claims[i, j] = work[2, j] < CLAIM and work[0, j] < limit
@@ -148,8 +153,6 @@ def settle(
                 misfits(own[:, :m], k, bases[i], own_work[:, :m])
                 sigma = scatter(own_work[:, :m], FIT_TOLERANCE)
                 bases[i] = strained(own[:, :m], k, m, bases[i], target, FIT_TOLERANCE, sigma)
-            misfits(own[:, :m], k, bases[i], own_work[:, :m])
-            sigmas[i] = scatter(own_work[:, :m], FIT_TOLERANCE)
     return owner, misfit, claims
 
 

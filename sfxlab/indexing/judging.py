@@ -16,7 +16,7 @@ from sfxlab.indexing.assignment import Assignment, assign
 from sfxlab.indexing.known_cell import IndexingResult, Lattice, objection
 from sfxlab.indexing.known_cell_kernels import FIRST_SHELL, mean_reach
 from sfxlab.indexing.reasons import Reason
-from sfxlab.indexing.significance import log10_chance
+from sfxlab.indexing.significance import NOT_TURNED, log10_chance
 from sfxlab.indexing.target import Target, target_of
 from sfxlab.recipe import IndexingRecipe
 
@@ -78,7 +78,8 @@ def _log10_chance(
     if free:
         return chance(misfit[2], LOG10_FREE_TRIALS, SHARP_TOLERANCES)
     factorials = gammaln(np.arange(q.shape[1] + 1) + 1.0)
-    value, _, _ = log10_chance(misfit, target.volume, mean_reach(q), len(target.rotations), True, factorials)
+    rotations = len(target.rotations)
+    value, _, _ = log10_chance(misfit, target.volume, mean_reach(q), rotations, True, factorials, NOT_TURNED)
     return float(value)
 
 

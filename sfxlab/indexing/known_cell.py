@@ -5,28 +5,30 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
+from sfxlab.crystal import UnitCell
 from sfxlab.indexing import fit_kernels
-from sfxlab.indexing.assignment import CLAIM, CLAIM_SCATTER, Assignment, assign
+from sfxlab.indexing.assignment import CLAIM, Assignment, assign
+from sfxlab.indexing.background import FOR_CHANCE, FOR_SPREAD, WIDEST, fit_outwards, spread, turned_about_beam
 from sfxlab.indexing.coincidence import is_suspect, turned_ones
-from sfxlab.indexing.known_cell_kernels import FIRST_SHELL, mean_reach
+from sfxlab.indexing.known_cell_kernels import BEYOND_DOUBT, FIRST_SHELL, mean_reach
 from sfxlab.indexing.reasons import Reason
-from sfxlab.indexing.search import ENOUGH, compile_search, find_lattice, log_factorials
-from sfxlab.indexing.significance import log10_chance
-from sfxlab.indexing.target import Target
+from sfxlab.indexing.search import CROWD, ENOUGH, compile_search, find_lattice, log_factorials
+from sfxlab.indexing.significance import NOT_TURNED, log10_chance
+from sfxlab.indexing.target import Target, target_of
 from sfxlab.recipe import IndexingRecipe
 
 REFUSALS = 3
-"""Lattices that fit better than by chance, but are not to be believed: after so many more a frame is given up.
-
-Where no lattice was found in more peaks than are searched, at once: a further search would see the same peaks again.
-"""
+"""Lattices that fit better than by chance, but are not to be believed: after so many more a frame is given up."""
 LEAST_SHOWN, TELLING_PEAKS = 0.3, 6
 """Peaks say how well a lattice suits along an axis where so much of an error shows; fewer than so many say nothing."""
+MOSTLY_CHANCE = 1 / 3
+"""Where more of a crowd's peaks near whole indices are expected by chance, their distances tell them apart."""
 MAX_LAYER_CHANCE = 1e-5
 """Peaks gather on few layers of a lattice where it is less likely than this by chance."""
 
@@ -66,8 +68,7 @@ def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> Ind
     chances: list[float] = []
     refused: list[NDArray[np.float64]] = []
     reason = ""
-    compile_search()
-    assign(np.empty((3, 0)), beam, np.empty((0, 3, 3)), target.basis, recipe.min_peaks)  # compiled at first use
+    _compile()
     deadline = time.monotonic() + recipe.time_limit
     while len(chances) < recipe.max_lattices and len(refused) <= REFUSALS:
         left = np.ascontiguousarray(peaks[:, shares.owner < 0])
@@ -88,8 +89,6 @@ def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> Ind
             chances = [[*chances, log10_p][i] for i in shares.kept]
         if against or len(shares.kept) < len(proposed):
             refused.append(basis)
-        if against and not chances and left.shape[1] > recipe.max_peaks:
-            break
     lattices = tuple(
         Lattice(
             target.conventional(_setting(basis, target)), np.sort(order[shares.owner == i]), chances[i], shares.rms(i)
@@ -97,6 +96,19 @@ def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> Ind
         for i, basis in enumerate(shares.bases)
     )
     return IndexingResult(lattices, "" if lattices else reason)
+
+
+@lru_cache(maxsize=1)
+def _compile() -> None:
+    """Use all kernels once, so that no time limit counts their compiling."""
+    compile_search()
+    peaks, beam, target = np.full((3, 2), 0.01), np.array([0.0, 0.0, 1.0]), target_of(UnitCell(50, 60, 70))
+    recipe = IndexingRecipe()
+    assign(peaks, beam, target.basis[None], target.basis, recipe.min_peaks)
+    _of_turned_peaks(peaks, beam, target.basis, target)
+    _fit_all(peaks.T, beam, target.basis, 1, target)
+    objection(peaks.T, beam, target.basis, 0.0, target, recipe)
+    fit_kernels.fit_growing(peaks, beam, target.basis, target.basis, FIRST_SHELL, np.empty_like(peaks))
 
 
 def _next_lattice(
@@ -115,6 +127,8 @@ def _next_lattice(
     """
     used, rows = np.ascontiguousarray(q[:, : recipe.max_peaks]), np.ascontiguousarray(q.T)
     basis, log10_p = find_lattice(used, beam, known, target, deadline=deadline)
+    if BEYOND_DOUBT < log10_p < recipe.max_log10_p:
+        log10_p = max(log10_p, _of_turned_peaks(used, beam, basis, target))
     if log10_p < recipe.max_log10_p:
         basis, log10_p = _unturned(used, beam, basis, log10_p, target)
         basis = _fit_all(rows, beam, basis, recipe.max_peaks, target)
@@ -122,6 +136,7 @@ def _next_lattice(
     if against and log10_p < ENOUGH and may_be_wrong:
         # Some of the peaks fit far better than by chance, and the search may not have come to loose cells.
         other, other_p = find_lattice(used, beam, known, target, deadline=deadline, only_loose=True)
+        other_p = max(other_p, _of_turned_peaks(used, beam, other, target))
         other = _fit_all(rows, beam, other, recipe.max_peaks, target)
         if not objection(rows, beam, other, other_p, target, recipe):
             return other, other_p, ""
@@ -134,7 +149,7 @@ def _unturned(
     """The lattice that peaks (3, n) suit best of this one and those that it shares nodes with; log10 of chance."""
     work, factorials, n_rotations = np.empty_like(q), log_factorials(q.shape[1]), len(target.rotations)
     fit_kernels.misfits(q, beam, basis, work)
-    _, along, across = log10_chance(work, target.volume, mean_reach(q), n_rotations, True, factorials)
+    _, along, across = log10_chance(work, target.volume, mean_reach(q), n_rotations, True, factorials, NOT_TURNED)
     closely = (work[0] < along) & (work[1] < across) & (work[2] < CLAIM)
     hkl = np.rint(basis @ q[:, closely]).T
     if len(hkl) == 0 or not is_suspect(hkl):
@@ -142,10 +157,24 @@ def _unturned(
     for change in turned_ones(hkl, target.coincidences):
         other = fit_kernels.fit_growing(q, beam, change @ basis, target.basis, FIRST_SHELL, work)
         fit_kernels.misfits(q, beam, other, work)
-        other_p, _, _ = log10_chance(work, target.volume, mean_reach(q), n_rotations, True, factorials)
+        other_p, _, _ = log10_chance(work, target.volume, mean_reach(q), n_rotations, True, factorials, NOT_TURNED)
         if other_p < log10_p:
             basis, log10_p = other, float(other_p)
     return basis, log10_p
+
+
+def _of_turned_peaks(
+    q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64], target: Target
+) -> float:
+    """log10 of the chance of as good a fit to peaks (3, n), also of the same turned about the beam."""
+    random = turned_about_beam(q, beam, FOR_CHANCE)
+    misfit, by_chance = np.empty_like(q), np.empty_like(random)
+    fit_kernels.misfits(q, beam, basis, misfit)
+    fit_kernels.misfits(random, beam, basis, by_chance)
+    value, _, _ = log10_chance(
+        misfit, target.volume, mean_reach(q), len(target.rotations), False, log_factorials(q.shape[1]), by_chance
+    )
+    return float(value)
 
 
 def _fit_all(
@@ -154,21 +183,27 @@ def _fit_all(
     """A lattice that was found in the first peaks (n, 3), fitted to all."""
     if len(q) <= n_used:
         return basis
+    return fit_outwards(np.ascontiguousarray(q.T), beam, basis, target.basis, n_used)
+
+
+def _claimed(
+    q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], float]:
+    """Which peaks (n, 3) a lattice explains, and how closely."""
     peaks = np.ascontiguousarray(q.T)
-    return fit_kernels.fit_growing(peaks, beam, basis, target.basis, n_used, np.empty_like(peaks))
-
-
-def _misfits(q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
-    out = np.empty((3, len(q)))
-    fit_kernels.misfits(np.ascontiguousarray(q.T), beam, basis, out)
-    return out
-
-
-def _claimed(q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which peaks (n, 3) a lattice explains."""
-    misfit = _misfits(q, beam, basis)
-    limit = CLAIM_SCATTER * fit_kernels.scatter(misfit, CLAIM)
-    return np.asarray((misfit[2] < CLAIM) & (misfit[0] < limit))
+    random = turned_about_beam(peaks, beam, FOR_SPREAD)
+    misfit, by_chance = np.empty_like(peaks), np.empty_like(random)
+    fit_kernels.misfits(peaks, beam, basis, misfit)
+    fit_kernels.misfits(random, beam, basis, by_chance)
+    share = len(q) / random.shape[1]
+    limit = WIDEST * fit_kernels.scatter(misfit, CLAIM)
+    claimed, claimed_random = ((m[2] < CLAIM) & (m[0] < limit) for m in (misfit, by_chance))
+    few = share * np.count_nonzero(claimed_random) < MOSTLY_CHANCE * np.count_nonzero(claimed)
+    if few or len(q) < CROWD:
+        return claimed, _closeness(q[claimed], np.empty((0, 3)), 0.0, beam, basis)
+    _, limit = spread(misfit, by_chance, np.zeros(len(q), dtype=np.bool_), CLAIM)
+    claimed, claimed_random = ((m[2] < CLAIM) & (m[0] < limit) for m in (misfit, by_chance))
+    return claimed, _closeness(q[claimed], random.T[claimed_random], share, beam, basis)
 
 
 def objection(
@@ -180,14 +215,13 @@ def objection(
     recipe: IndexingRecipe,
 ) -> str:
     """Why a lattice is not to be believed, given the peaks (n, 3) that no other explains; empty where it is."""
-    claimed = _claimed(q, beam, basis)
+    claimed, close = _claimed(q, beam, basis)
     n = int(np.count_nonzero(claimed))
     if log10_p > recipe.max_log10_p or n < recipe.min_peaks:
         return Reason.NO_LATTICE.because(
             f"the best one explains {n} of {len(q)} peaks "
             f"(log10 of chance {log10_p:.1f}, at most {recipe.max_log10_p:g} wanted)"
         )
-    close = _closeness(q[claimed], beam, basis)
     if close < recipe.min_close:
         return Reason.WRONG_CELL.because(
             f"only {close:.0%} of the {n} peaks that the best lattice explains suit it well along all its axes, "
@@ -207,11 +241,35 @@ def objection(
     return ""
 
 
-def _closeness(q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]) -> float:
+def _closeness(
+    q: NDArray[np.float64],
+    random: NDArray[np.float64],
+    share: float,
+    beam: NDArray[np.float64],
+    basis: NDArray[np.float64],
+) -> float:
     """Of peaks (n, 3), the share within half the tolerance of whole indices, for the axis where it is least.
 
-    A wrong cell that shares axes with the true one fits more peaks than chance, but not well along the others. What
-    counts is the misfit along the Ewald sphere, because across it true lattices are off, too.
+    A wrong cell that shares axes with the true one fits more peaks than chance, but not well along the others. Peaks
+    that fit by chance are deducted: as many as of `random` ones, (m, 3), times `share`.
+    """
+    close, telling = _close(q, beam, basis)
+    random_close, random_telling = _close(random, beam, basis)
+    n = np.maximum(len(q) - share * len(random), 1)
+    of_all = (close.sum(axis=0) - share * random_close.sum(axis=0)) / n
+    n_telling = telling.sum(axis=0) - share * random_telling.sum(axis=0)
+    n_close = (close & telling).sum(axis=0) - share * (random_close & random_telling).sum(axis=0)
+    of_telling = np.where(n_telling >= TELLING_PEAKS, n_close / np.maximum(n_telling, 1), 0)
+    # Few peaks that tell tell less than all do.
+    return float(np.maximum(of_all, of_telling).min())
+
+
+def _close(
+    q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which peaks are within half the tolerance of whole indices along each axis, and which tell, (n, 3) both.
+
+    What counts is the misfit along the Ewald sphere, because across it true lattices are off, too.
     """
     indices = q @ basis.T
     misfit = (indices - np.rint(indices)) @ np.linalg.inv(basis).T
@@ -219,11 +277,7 @@ def _closeness(q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray
     along = (misfit - (misfit * normal).sum(axis=1)[:, None] * normal) @ basis.T
     # Of an index error, so much shows along the sphere; where it is little, noise drowns it.
     shown = 1 - (normal @ basis.T) * (normal @ np.linalg.inv(basis))
-    close, telling = np.abs(along) < CLAIM / 2 * np.clip(shown, 0.1, 1), shown > LEAST_SHOWN
-    n = telling.sum(axis=0)
-    of_telling = np.where(n >= TELLING_PEAKS, (close & telling).sum(axis=0) / np.maximum(n, 1), 0)
-    # Few peaks that tell tell less than all do.
-    return float(np.maximum(close.mean(axis=0), of_telling).min())
+    return np.abs(along) < CLAIM / 2 * np.clip(shown, 0.1, 1), shown > LEAST_SHOWN
 
 
 def _layers(hkl: NDArray[np.float64]) -> int:

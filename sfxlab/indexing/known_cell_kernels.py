@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sfxlab.indexing.assignment import same_lattice
 from sfxlab.indexing.fit_kernels import fit_basis, fit_growing, fit_rotation, inverse, misfits, rotation_near
 from sfxlab.indexing.search_kernels import axis_vectors, search_pairs, search_triples
-from sfxlab.indexing.significance import log10_chance
+from sfxlab.indexing.significance import NOT_TURNED, log10_chance
 
 BEYOND_DOUBT = -20.0
 """log10 of chance from which on no other orientation is refined, if half of the peaks are explained."""
@@ -80,7 +80,7 @@ def best_of(
         else:
             bases[c] = fit_rotation(inner, k, n_scan, bases[c])
         misfits(inner, k, bases[c], work)
-        chances[c] = log10_chance(work, volume, mean_reach(inner), n_rotations, loose, factorials)[0]
+        chances[c] = log10_chance(work, volume, mean_reach(inner), n_rotations, loose, factorials, NOT_TURNED)[0]
     order = np.argsort(chances, kind="mergesort")
     n_refined = 0
     for c in order:
@@ -99,7 +99,7 @@ def best_of(
                 basis = fit_growing(q, k, bases[c], target, n_scan if loose else FIRST_SHELL, all_work)
             misfits(q, k, basis, all_work)
             free = loose or way > 0
-            value = log10_chance(all_work, volume, mean_reach(q), n_rotations, free, factorials)[0]
+            value = log10_chance(all_work, volume, mean_reach(q), n_rotations, free, factorials, NOT_TURNED)[0]
             if value < best_p and not is_known(basis, known):
                 best_p = value
                 best[:] = basis

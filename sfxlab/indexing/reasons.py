@@ -1,4 +1,4 @@
-"""Why a hit is not indexed: a closed list of kinds, each with figures."""
+"""Why a hit is not indexed: a closed list of kinds, each with its figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Kinds of reasons; a reason on record is one of these, a colon, and the figures."""
+    """Kinds of reasons; a reason on record is one of these, and, where there are figures, a colon and these."""
 
     TOO_FEW_PEAKS = "too few peaks"
     """Not enough of them for a lattice to be told from chance."""
@@ -25,12 +25,14 @@ class Reason(StrEnum):
     """The search, or an outside program, took longer than the recipe allows."""
     PROGRAM_FAILED = "program failed"
     """An outside program crashed on the frame, or gave no answer; its last words follow."""
+    SWITCHED_OFF = "indexing is switched off"
+    """The recipe asks for hits only."""
     REFINEMENT_FAILED = "refinement failed"
     """A lattice was found, but too few peaks lie where it predicts them."""
 
     def because(self, figures: str) -> str:
         """The reason as it goes on record."""
-        return f"{self.value}: {figures}"
+        return f"{self.value}: {figures}" if figures else self.value
 
 
 def kind(reason: str) -> Reason | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from sfxlab.crystal import UnitCell
+from sfxlab.indexing.crowd_kernels import find_in_crowd
 from sfxlab.indexing.fit_kernels import misfits
 from sfxlab.indexing.known_cell_kernels import find_by_axes, find_by_pairs
 from sfxlab.indexing.search_kernels import hemisphere
@@ -25,6 +26,8 @@ LEAST_SCANNED = 20
 DIRECTIONS = (2_000, 4_000, 8_000, 16_000, 32_000)
 FIRST_PAIRED, PAIRED = 10, 28
 """Innermost peaks of which pairs are taken, at first and in the end."""
+CROWD = 100
+"""Among so many peaks or more those of one crystal may be a small part."""
 ENOUGH, EVIDENCE = -10.0, -1.5
 """log10 of chance, and log10 for each peak explained, from which on no further way of searching is tried.
 
@@ -73,6 +76,8 @@ def find_lattice(
     """
     peaks = _Peaks(q, beam, known)
     ways: list[_Way] = [partial(_by_pairs, 1, FIRST_PAIRED), partial(_by_pairs, FIRST_PAIRED, PAIRED), _by_axes]
+    if q.shape[1] >= CROWD:
+        ways.insert(2, _in_crowd)
     if only_loose:
         ways = []
     if q.shape[1] >= LEAST_SCANNED:
@@ -91,17 +96,18 @@ def find_lattice(
 @lru_cache(maxsize=1)
 def compile_search() -> None:
     """Search once in every way, so that no time limit counts the compiling of the ways."""
-    turn = np.arange(LEAST_SCANNED)
-    x, y = 0.01 * turn * np.cos(turn), 0.01 * turn * np.sin(turn)
+    turn = np.arange(CROWD)
+    x, y = 0.002 * turn * np.cos(turn), 0.002 * turn * np.sin(turn)
     peaks = np.array([x, y, np.sqrt(0.75**2 - x**2 - y**2) - 0.75])
     find_lattice(peaks, np.array([0.0, 0.0, 0.75]), np.empty((0, 3, 3)), target_of(UnitCell(50, 60, 70)))
 
 
-def _explained(peaks: _Peaks, basis: NDArray[np.float64]) -> int:
-    """How many peaks a lattice makes near whole numbers."""
+def _explained(peaks: _Peaks, basis: NDArray[np.float64]) -> float:
+    """How many peaks a lattice makes near whole numbers; in a crowd, but for those that are so by chance."""
     misfit = np.empty_like(peaks.q)
     misfits(peaks.q, peaks.beam, basis, misfit)
-    return int(np.count_nonzero(misfit[2] < 0.25))
+    near, by_chance = np.count_nonzero(misfit[2] < 0.25), 0.5**3
+    return float(near if misfit.shape[1] < CROWD else (near - by_chance * misfit.shape[1]) / (1 - by_chance))
 
 
 def _by_pairs(
@@ -111,6 +117,14 @@ def _by_pairs(
     return find_by_pairs(
         peaks.q, peaks.beam, peaks.known, target.basis, len(target.rotations), log_factorials(peaks.q.shape[1]),
         nodes.positions, nodes.lengths, nodes.representatives, first, paired, _scans(peaks, target).max(), best, best_p,
+    )  # fmt: skip
+
+
+def _in_crowd(peaks: _Peaks, target: Target, best: NDArray[np.float64], best_p: float) -> float:
+    nodes = target.nodes
+    return find_in_crowd(
+        peaks.q, peaks.beam, peaks.known, target.basis, len(target.rotations), log_factorials(peaks.q.shape[1]),
+        nodes.positions, nodes.lengths, nodes.representatives, best, best_p,
     )  # fmt: skip
 
 

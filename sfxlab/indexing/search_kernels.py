@@ -16,6 +16,8 @@ PAIR_NOISE = 4e-4
 """Errors of peak positions that it bears, 1/Å."""
 PAIR_RADIUS = 0.002
 """Distance of nodes from the Ewald sphere that it bears, 1/Å."""
+IN_LINE = 0.96
+"""Cosine of the angle of a pair from which on it says too little of the rotation about it."""
 
 ALIKE = 0.02
 """Bases are kept apart where the change between them is further from whole numbers, about 1°."""
@@ -146,8 +148,8 @@ def search_pairs(
             t2 = PAIR_LENGTH * l2 + PAIR_NOISE + PAIR_RADIUS * l2 / (2.0 * beam)
             apart = math.sqrt((q1[0] - q2[0]) ** 2 + (q1[1] - q2[1]) ** 2 + (q1[2] - q2[2]) ** 2)
             dot = (q1[0] * q2[0] + q1[1] * q2[1] + q1[2] * q2[2]) / (l1 * l2 + 1e-30)
-            # Nearly in line they say nothing of the rotation about the line, and nearly at the beam nothing at all.
-            if abs(dot) > 0.96 or min(l1, l2) < 4.0 * PAIR_NOISE:
+            # Nearly at the beam they say nothing at all.
+            if abs(dot) > IN_LINE or min(l1, l2) < 4.0 * PAIR_NOISE:
                 continue
             t3 = PAIR_LENGTH * apart + PAIR_NOISE + PAIR_RADIUS * apart / (2.0 * beam)
             least, most = max(apart - t3, 0.0) ** 2, (apart + t3) ** 2
@@ -161,6 +163,9 @@ def search_pairs(
                 for k in range(low2, high2):
                     square = (x - nodes[k, 0]) ** 2 + (y - nodes[k, 1]) ** 2 + (z - nodes[k, 2]) ** 2
                     if square < least or square > most:
+                        continue
+                    product = first_lengths[m] * lengths[k]
+                    if abs(first_lengths[m] ** 2 + lengths[k] ** 2 - square) > 2.0 * IN_LINE * product:
                         continue
                     work += 2 * n_scored
                     frame_of_pair(x, y, z, nodes[k, 0], nodes[k, 1], nodes[k, 2], there)

@@ -22,6 +22,9 @@ So that among peaks of scrambled azimuths about one frame in a thousand has a la
 INDEX_LIMIT = 0.3
 """A peak counts where, besides, all its indices are this close to whole numbers."""
 
+NOT_TURNED = np.empty((3, 0))
+"""No misfits of turned peaks."""
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def log10_chance(
@@ -31,6 +34,7 @@ def log10_chance(
     n_rotations: int,
     free: bool,
     factorials: NDArray[np.float64],
+    by_chance: NDArray[np.float64],
 ) -> tuple[float, float, float]:
     """log10 of the expected number of lattices that fit random peaks so well, and the radii of the sharpest test.
 
@@ -38,12 +42,44 @@ def log10_chance(
     probability p = 2π a² b V, the count is binomial, and there are M = 8π² / n_rotations · (Q / 2a) (Q / 2b)²
     orientations that differ by more than that, Q the root mean square `reach` of the peaks, 1/Å; as many times more
     where the cell was `free`, as its three strains along the sphere can differ. The sharpest of all pairs a, b counts,
-    at a price. `factorials` (> n) are logarithms.
+    at a price. `factorials` (> n) are logarithms. Where misfits `by_chance` (3, m) of peaks turned about the beam show
+    that p is larger, theirs counts: at low resolution a layer of nodes may lie along the sphere.
     """
     n = misfit.shape[1]
     edge = volume ** (-1.0 / 3.0)
+    counts, random = _counts(misfit, edge), _counts(by_chance, edge)
+    best, best_along, best_across = 0.0, ALONG[0] * edge, ACROSS[0] * edge
+    for a in range(len(ALONG)):
+        along = ALONG[a] * edge
+        for b in range(len(ACROSS)):
+            across = ACROSS[b] * edge
+            p = 2.0 * math.pi * along * along * across * volume
+            if by_chance.shape[1] > 0:
+                wanted = p * by_chance.shape[1]
+                if random[a, b] > wanted + 2.0 * math.sqrt(wanted) + 1.0:
+                    p = random[a, b] / by_chance.shape[1]
+            if p > 0.3 or counts[a, b] < 3:
+                continue
+            # A sharper test that as many peaks pass says more.
+            if (a + 1 < len(ALONG) and counts[a + 1, b] == counts[a, b]) or (
+                b + 1 < len(ACROSS) and counts[a, b + 1] == counts[a, b]
+            ):
+                continue
+            trials = math.log10(8.0 * math.pi**2 / n_rotations)
+            trials += math.log10(max(1.0, 0.5 * reach / along)) + 2.0 * math.log10(max(1.0, 0.5 * reach / across))
+            if free:
+                trials += 3.0 * math.log10(1.0 + STRAIN * reach / along)
+            value = log10_tail(counts[a, b], n, p, factorials) + trials + LOG10_RUNGS
+            if value < best:
+                best, best_along, best_across = value, along, across
+    return best, best_along, best_across
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _counts(misfit: NDArray[np.float64], edge: float) -> NDArray[np.int64]:
+    """How many misfits (3, n) are within each pair of radii."""
     counts = np.zeros((len(ALONG), len(ACROSS)), dtype=np.int64)
-    for j in range(n):
+    for j in range(misfit.shape[1]):
         if misfit[2, j] >= INDEX_LIMIT:
             continue
         a = 0
@@ -62,27 +98,7 @@ def log10_chance(
                 counts[a, b] += counts[a, b + 1]
             if a + 1 < len(ALONG) and b + 1 < len(ACROSS):
                 counts[a, b] -= counts[a + 1, b + 1]
-    best, best_along, best_across = 0.0, ALONG[0] * edge, ACROSS[0] * edge
-    for a in range(len(ALONG)):
-        along = ALONG[a] * edge
-        for b in range(len(ACROSS)):
-            across = ACROSS[b] * edge
-            p = 2.0 * math.pi * along * along * across * volume
-            if p > 0.3 or counts[a, b] < 3:
-                continue
-            # A sharper test that as many peaks pass says more.
-            if (a + 1 < len(ALONG) and counts[a + 1, b] == counts[a, b]) or (
-                b + 1 < len(ACROSS) and counts[a, b + 1] == counts[a, b]
-            ):
-                continue
-            trials = math.log10(8.0 * math.pi**2 / n_rotations)
-            trials += math.log10(max(1.0, 0.5 * reach / along)) + 2.0 * math.log10(max(1.0, 0.5 * reach / across))
-            if free:
-                trials += 3.0 * math.log10(1.0 + STRAIN * reach / along)
-            value = log10_tail(counts[a, b], n, p, factorials) + trials + LOG10_RUNGS
-            if value < best:
-                best, best_along, best_across = value, along, across
-    return best, best_along, best_across
+    return counts
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from sfxlab.crystal import UnitCell
 from sfxlab.indexing import index, target_of
 from sfxlab.indexing.assignment import Assignment, assign, same_lattice, settle
+from sfxlab.indexing.background import FOR_SPREAD, spread, turned_about_beam
 from sfxlab.indexing.fit_kernels import NORMAL_RATIO, beam_of, misfits, strained
 from sfxlab.recipe import IndexingRecipe
 
@@ -130,9 +131,9 @@ def test_no_lattice_takes_no_peak():
 def twin_of_settle(q, k, bases, target):
     """The same in numpy, one lattice and one peak at a time."""
     bases, before, n = bases.copy(), None, q.shape[1]
-    sigmas = [0.0] * len(bases)
+    random = turned_about_beam(q, k, FOR_SPREAD)
 
-    def spread(misfit, tolerance):
+    def scatter(misfit, tolerance):
         values = misfit[0, misfit[2] < tolerance]
         return max(np.median(values) / 1.177, 1e-5) if len(values) else 1e-3
 
@@ -140,7 +141,12 @@ def twin_of_settle(q, k, bases, target):
         fits = np.empty((len(bases), 3, n))
         for i, basis in enumerate(bases):
             misfits(q, k, basis, fits[i])
-        limits = [6 * (sigma or spread(fits[i], 0.25)) for i, sigma in enumerate(sigmas)]
+        limits = []
+        for i, basis in enumerate(bases):
+            by_chance = np.empty_like(random)
+            misfits(random, k, basis, by_chance)
+            taken = np.zeros(n, bool) if before is None else (before >= 0) & (before != i)
+            limits.append(spread(fits[i], by_chance, taken, 0.25)[1])
         claims = (fits[:, 2] < 0.25) & (fits[:, 0] < np.array(limits)[:, None])
         distance = np.where(claims, fits[:, 0] ** 2 + (fits[:, 1] / NORMAL_RATIO) ** 2, np.inf)
         owner = np.where(claims.any(axis=0), distance.argmin(axis=0), -1)
@@ -152,9 +158,7 @@ def twin_of_settle(q, k, bases, target):
             work = np.empty_like(own)
             for _ in range(2):
                 misfits(own, k, bases[i], work)
-                bases[i] = strained(own, k, own.shape[1], bases[i], target, 0.3, spread(work, 0.3))
-            misfits(own, k, bases[i], work)
-            sigmas[i] = spread(work, 0.3)
+                bases[i] = strained(own, k, own.shape[1], bases[i], target, 0.3, scatter(work, 0.3))
 
 
 def test_the_kernel_shares_out_as_numpy_does():
