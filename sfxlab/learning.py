@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from distributed import Client, Future, KilledWorker, wait
+from distributed import Client, Future, KilledWorker, get_worker, wait
 
-from sfxlab.bad_pixels import LearnedMask, Part, added, find_bad_pixels, parts_of_sample
+from sfxlab.bad_pixels import LearnedMask, Part, PixelTally, added, find_bad_pixels, parts_of_sample
 from sfxlab.cluster import connection_lost, task_result
+from sfxlab.errors import ClusterError
 from sfxlab.frames import FrameSource
 from sfxlab.frames.spot_profiles import SpotProfiles
 from sfxlab.integration import Examples, learn_profiles
 from sfxlab.pipeline import spot_examples
 from sfxlab.recipe import BadPixelRecipe, Recipe
+from sfxlab.store.under_way import UnderWay
 
 _LOG = logging.getLogger(__name__)
 
 _GOLDEN = 0.6180339887498949
 _FRAMES_IN_TASK = 4
+_MOST_TRIES = 5
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What keeps frames that hang from holding up all others: a limit of time, and a run to write down who did."""
+
+    run_path: Path
+    seconds: float
+    """That a frame may take on a worker."""
+
+    def notes(self, task: str, frames: int = 1) -> UnderWay:
+        """Notes of a task for which this worker may take the time of so many frames, if a nanny starts it anew."""
+        worker = get_worker()
+        seconds = self.seconds * frames if worker.nanny else math.inf
+        return UnderWay(self.run_path, task, seconds, alone=worker.state.nthreads == 1)
+
+    def call(self, task: str, frames: int, function: Callable[..., _Result], *arguments: Any) -> _Result | None:
+        """What the function returns for so many frames; None where it has hung or killed its worker before."""
+        with self.notes(task, frames) as notes:
+            if (verdict := notes.verdict(0)) is not None:
+                _LOG.warning("nothing is learned from %d frames (%s): %s", frames, task, verdict)
+                return None
+            with notes.at(0):
+                return function(*arguments)
 
 
 def learn_bad_pixels(
@@ -32,11 +64,12 @@ def learn_bad_pixels(
     recipe: BadPixelRecipe,
     client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
+    guard: Guard | None = None,
 ) -> LearnedMask | None:
     """The bad pixels of these frames that no mask knows; None where there are too few frames to say anything.
 
     At most `recipe.frames` frames are read, evenly spread. The result does not depend on the workers. `progress` is
-    called with the parts of the sample done and of all. Raises `ClusterError`.
+    called with the parts of the sample done and of all. `guard` limits the time on workers. Raises `ClusterError`.
     """
     if len(frames) < recipe.min_frames:
         return None
@@ -44,7 +77,7 @@ def learn_bad_pixels(
     report = progress or (lambda done, total: None)
     report(0, len(parts))
     if client is not None:
-        return _on_workers(client, parts, recipe, report)
+        return _on_workers(client, parts, recipe, report, guard)
     tally = None
     for done, part in enumerate(parts, start=1):
         tally = added(tally, part.tally())
@@ -53,20 +86,37 @@ def learn_bad_pixels(
 
 
 def _on_workers(
-    client: Client, parts: Sequence[Part], recipe: BadPixelRecipe, report: Callable[[int, int], None]
+    client: Client,
+    parts: Sequence[Part],
+    recipe: BadPixelRecipe,
+    report: Callable[[int, int], None],
+    guard: Guard | None,
 ) -> LearnedMask | None:
     """The same on workers, which keep the tallies; only the mask comes here."""
-    try:
-        return _added_on_workers(client, parts, recipe, report)
-    except KilledWorker:
-        # A worker takes all that it keeps and that waits on it along when it dies, so that any part may be blamed.
-        harmless = [part for part in parts if not _kills(client, Part.tally, part)]
-        _LOG.warning("bad pixels are learned without frames that kill workers: %d parts", len(parts) - len(harmless))
-        return _added_on_workers(client, harmless, recipe, report)
+    numbered = list(enumerate(parts))
+    for _ in range(_MOST_TRIES):
+        try:
+            return _added_on_workers(client, numbered, recipe, report, guard)
+        except KilledWorker as error:
+            # A worker takes all that it keeps and that waits on it along when it dies, so that any part may be blamed.
+            killed = error
+            numbered = [part for part in numbered if not _kills(client, _tally, part, guard)]
+    raise no_end_of_deaths("learning bad pixels", killed, _MOST_TRIES) from killed
+
+
+def _tally(numbered: tuple[int, Part], guard: Guard | None) -> PixelTally | None:
+    number, part = numbered
+    if guard is None:
+        return part.tally()
+    return guard.call(f"bad-pixels-{number:06d}", len(part.positions), part.tally)
 
 
 def _added_on_workers(
-    client: Client, parts: Sequence[Part], recipe: BadPixelRecipe, report: Callable[[int, int], None]
+    client: Client,
+    parts: Sequence[tuple[int, Part]],
+    recipe: BadPixelRecipe,
+    report: Callable[[int, int], None],
+    guard: Guard | None,
 ) -> LearnedMask | None:
     # Several people may share a scheduler, and it takes tasks of the same name for the same task.
     token = uuid.uuid4().hex[:8]
@@ -84,7 +134,7 @@ def _added_on_workers(
     try:
         for number in range(len(parts)):
             for later in range(number + len(waiting), min(number + ahead, len(parts))):
-                waiting.append(submit(f"learn-bad-pixels-{later}", Part.tally, parts[later]))
+                waiting.append(submit(f"learn-bad-pixels-{later}", _tally, parts[later], guard))
             task = waiting.popleft()
             _settled(task)
             tally = submit(f"add-bad-pixels-{number}", added, tally, task)
@@ -97,6 +147,16 @@ def _added_on_workers(
     finally:
         if client.status == "running":
             client.cancel(held)
+
+
+def no_end_of_deaths(what: str, error: KilledWorker, tries: int) -> ClusterError:
+    """What to say where workers die though nothing that they do is to blame."""
+    return ClusterError(
+        "workers die again and again, and no frame is to blame",
+        place=what,
+        found=f"{tries} times {error.allowed_failures + 1} deaths of workers that had this to do",
+        remedy="read the workers' logs; give them more memory or time, then continue with --resume",
+    )
 
 
 def _settled(task: Future[Any]) -> None:
@@ -116,6 +176,7 @@ def _kills(client: Client, function: Callable[..., Any], *arguments: Any) -> boo
     try:
         _settled(task)
     except KilledWorker:
+        _LOG.warning("nothing is learned from frames that kill workers: %s", arguments[0])
         return True
     except OSError as error:
         raise connection_lost(error) from error
@@ -127,22 +188,25 @@ def learn_spot_profiles(
     recipe: Recipe,
     client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
+    guard: Guard | None = None,
 ) -> SpotProfiles | None:
     """What spots look like on these frames; None where too few of them are strong (`recipe.profiles`).
 
     Frames are taken from all over the run, one after the other until there are spots enough, so the result does not
-    depend on the workers. `progress` is called with the spots found and wanted. Raises `ClusterError`.
+    depend on the workers. `progress` is called with the spots found and wanted. `guard` limits the time on workers.
+    Raises `ClusterError`.
     """
     wanted, report = recipe.profiles, progress or (lambda done, total: None)
     # Of multiples of the golden ratio the smallest fractions belong to numbers that are evenly spread.
-    spread = np.argsort(np.arange(len(frames)) * _GOLDEN % 1, kind="stable").tolist()
-    order = _first_of_each(frames, spread, wanted.frames)
+    spread = np.argsort(np.arange(len(frames)) * _GOLDEN % 1, kind="stable")
+    order = _first_of_each(frames, map(int, spread), wanted.frames)
     groups = [order[first : first + _FRAMES_IN_TASK] for first in range(0, len(order), _FRAMES_IN_TASK)]
     tasks = [tuple(frames[position : position + 1] for position in group) for group in groups]
     found: list[Examples] = []
     count = 0
     report(count, wanted.spots)
-    with closing(_found_on_workers(client, tasks, recipe) if client else _found_here(tasks, recipe)) as results:
+    work = _found_on_workers(client, tasks, recipe, guard) if client else _found_here(tasks, recipe)
+    with closing(work) as results:
         for examples in results:
             found += examples
             count += sum(map(len, examples))
@@ -154,7 +218,7 @@ def learn_spot_profiles(
     return learn_profiles(Examples.joined(found), len(frames.detector.panels), wanted, recipe.integration)
 
 
-def _first_of_each(frames: FrameSource, positions: Sequence[int], most: int) -> list[int]:
+def _first_of_each(frames: FrameSource, positions: Iterable[int], most: int) -> list[int]:
     """The first so many positions without frames that are there before, which say nothing new."""
     found: dict[Any, int] = {}
     for position in positions:
@@ -185,33 +249,47 @@ def _found_here(tasks: Sequence[Sequence[FrameSource]], recipe: Recipe) -> Gener
 
 
 def _found_on_workers(
-    client: Client, tasks: Sequence[Sequence[FrameSource]], recipe: Recipe
+    client: Client, tasks: Sequence[Sequence[FrameSource]], recipe: Recipe, guard: Guard | None
 ) -> Generator[list[Examples]]:
     """The same on workers, in the same order, a few tasks ahead of what is asked for."""
     token = uuid.uuid4().hex[:8]
     ahead = sum(client.nthreads().values()) + 1
     waiting: deque[Future[Any]] = deque()
+
+    def submit(number: int) -> Future[Any]:
+        name = f"learn-profiles-{number:06d}-{token}"
+        return client.submit(_examples, (number, tasks[number]), recipe, guard, key=name, pure=False)
+
     try:
         for number in range(len(tasks)):
-            for later in range(number + len(waiting), min(number + ahead, len(tasks))):
-                name = f"learn-profiles-{later:06d}-{token}"
-                waiting.append(client.submit(examples_of_frames, tasks[later], recipe, key=name, pure=False))
+            waiting += [submit(later) for later in range(number + len(waiting), min(number + ahead, len(tasks)))]
             task = waiting.popleft()
-            try:
-                examples: list[Examples] = task_result(task)
-            except KilledWorker:
-                # It may be innocent, a victim of what ran beside it.
-                client.cancel(list(waiting))
-                waiting.clear()
-                token = uuid.uuid4().hex[:8]
-                if _kills(client, examples_of_frames, tasks[number], recipe):
-                    _LOG.warning("profiles are learned without frames that kill workers: part %d of the sample", number)
-                    continue
-                name = f"learn-profiles-{number:06d}-{token}"
-                examples = task_result(client.submit(examples_of_frames, tasks[number], recipe, key=name, pure=False))
+            for _ in range(_MOST_TRIES):
+                try:
+                    examples: list[Examples] = task_result(task)
+                    break
+                except KilledWorker as error:
+                    # It may be innocent, a victim of what ran beside it.
+                    killed = error
+                    client.cancel(list(waiting))
+                    waiting.clear()
+                    token = uuid.uuid4().hex[:8]
+                    if _kills(client, _examples, (number, tasks[number]), recipe, guard):
+                        examples = []
+                        break
+                    task = submit(number)
+            else:
+                raise no_end_of_deaths("learning shapes of spots", killed, _MOST_TRIES) from killed
             yield examples
     except OSError as error:
         raise connection_lost(error) from error
     finally:
         if client.status == "running":
             client.cancel(list(waiting))
+
+
+def _examples(numbered: tuple[int, Sequence[FrameSource]], recipe: Recipe, guard: Guard | None) -> list[Examples]:
+    number, frames = numbered
+    if guard is None:
+        return examples_of_frames(frames, recipe)
+    return guard.call(f"profiles-{number:06d}", len(frames), examples_of_frames, frames, recipe) or []

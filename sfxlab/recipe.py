@@ -146,8 +146,8 @@ class IndexingRecipe(_Section):
     min_axis: Positive = Field(10.0, description="Without a cell: shortest axis of the reduced cell, Å")
     max_axis: Positive = Field(400.0, description="Without a cell: longest axis of the reduced cell, Å")
     max_lattices: int = Field(10, ge=1, le=10, description="Most lattices looked for in a frame")
-    length_tolerance: Positive = Field(0.05, description="Largest relative deviation of a, b, c of the primitive cell")
-    angle_tolerance: Positive = Field(1.5, description="Largest deviation of the primitive cell's angles, degrees")
+    length_tolerance: Positive = Field(0.05, description="Largest relative deviation of a, b, c from the given cell's")
+    angle_tolerance: Positive = Field(1.5, description="Largest deviation of α, β, γ from the given cell's, degrees")
     max_log10_p: float = Field(
         -5.0, le=0, description="A lattice counts where as good a fit is rarer than this by chance, log10"
     )
@@ -239,6 +239,16 @@ class BadPixelRecipe(_Section):
     )
 
 
+class ProcessingRecipe(_Section):
+    """What frames may cost."""
+
+    seconds_per_frame: Positive = Field(
+        300.0,
+        description="A frame that takes longer on a worker, twice, is given up: its file or a library hangs. A resumed"
+        " run tries it again",
+    )
+
+
 class Recipe(_Section):
     """All parameters of the way from a frame to its reflections."""
 
@@ -249,6 +259,7 @@ class Recipe(_Section):
     indexing: IndexingRecipe = IndexingRecipe()
     refinement: RefinementRecipe = RefinementRecipe()
     integration: IntegrationRecipe = IntegrationRecipe()
+    processing: ProcessingRecipe = ProcessingRecipe()
 
     @property
     def cell(self) -> UnitCell | None:

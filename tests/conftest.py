@@ -111,15 +111,20 @@ right/ss = -y
 def mockdata() -> Callable[[str], ModuleType]:
     """Writers of small files as facilities write them: `mockdata("pilatus").write_cbf(path, pixels)`."""
 
-    def load(name: str) -> ModuleType:
-        qualified = f"mockdata_{name}"
-        if qualified not in sys.modules:
-            path = Path(__file__).with_name("mockdata") / f"{name}.py"
-            spec = importlib.util.spec_from_file_location(qualified, path)
-            assert spec is not None
-            assert spec.loader is not None
-            sys.modules[qualified] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[qualified])
-        return sys.modules[qualified]
+    return lambda name: _module(f"mockdata_{name}", Path(__file__).with_name("mockdata") / f"{name}.py")
 
-    return load
+
+@pytest.fixture(scope="session")
+def slurm_site() -> Any:
+    """A real SLURM on this machine: `with slurm_site(local_nodes=2) as site`; see slurm_site.py."""
+    return _module("slurm_site", Path(__file__).with_name("slurm_site.py")).SlurmSite
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]

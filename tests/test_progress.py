@@ -6,9 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from sfxlab import progress
 from sfxlab.progress import Progress, reported, terminal_bar
-from sfxlab.store import Counts
+from sfxlab.store import Counts, progress
 
 HALF = Progress(Counts(frames=50, hits=20, indexed=15, failed=0, lattices=18), total=100, fresh=40, seconds=8.0)
 

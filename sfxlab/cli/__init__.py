@@ -34,6 +34,8 @@ _COMMANDS = {
     "export": "files",
     "import": "files",
     "report": "files",
+    "doctor": "doctor",
+    "estimate": "estimate",
     "lab": "files",
     "session": "session",
     "hub": "hub",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from sfxlab.cli.output import PATH, PATH_OR_ADDRESS, check_output, json_option, print_json, progress_bar
+from sfxlab.cli.workers import cluster_options, workers_of
 from sfxlab.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ _OF_MERGED = ("hkl", "mtz", "mmcif")
 @click.option("--run", "run_paths", type=PATH, multiple=True, help="mmcif: run that was merged; repeatable.")
 @click.option("--bin", "binning", type=click.IntRange(1, 16), help="cxi, lossy: so many by so many pixels to one.")
 @click.option("--photons", type=click.Choice(["uint8", "uint16"]), help="cxi, lossy: pixels as counts of photons.")
-@click.option("--cluster", default="local", show_default=True, help="cxi: local, or tcp://HOST:PORT of a scheduler.")
-@click.option("--workers", type=click.IntRange(0), help="cxi: processes on this machine. [default: cores]")
+@cluster_options("cxi: ")
 @click.argument("output", metavar="FILE", type=PATH)
 @json_option
 def export_command(
@@ -136,16 +136,11 @@ def _export_unmerged(run: Run, output: Path, space_group: str | None, as_json: b
 def _export_hits(
     run: Run, output: Path, reduction: PixelReduction, where: tuple[str, int | None], as_json: bool
 ) -> None:
-    from sfxlab.cluster import connect
     from sfxlab.store.reduction import export_hits
 
     try:
-        with progress_bar("writing hits") as progress:
-            if where == ("local", 0):
-                made = export_hits(run, output, reduction, progress=progress)
-            else:
-                with connect(*where) as client:
-                    made = export_hits(run, output, reduction, client, progress)
+        with workers_of(*where, "export") as client, progress_bar("writing hits") as progress:
+            made = export_hits(run, output, reduction, client, progress)
     except KeyboardInterrupt:
         raise click.ClickException("interrupted; the same command again goes on where it stopped") from None
     values = {

@@ -20,11 +20,10 @@ from sfxlab.cli.output import (
     print_json,
     print_table,
 )
+from sfxlab.cli.workers import cluster_options, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from distributed import Client
 
     from sfxlab.detector_refinement import DetectorRefinement, RefinedGeometry
 
@@ -49,8 +48,7 @@ _ROWS_SHOWN = 64
     help="Times to refine; in between, the run's peaks are indexed again.",
 )  # fmt: skip
 @click.option("--html", "html_path", type=PATH, help="Page with pictures of residuals before and after.")
-@click.option("--cluster", default="local", show_default=True, help="local, or tcp://HOST:PORT of a Dask scheduler.")
-@click.option("--workers", type=click.IntRange(0), help="Processes on this machine; 0: this one only. [default: cores]")
+@cluster_options()
 @json_option
 def geometry_command(
     run_path: Path,
@@ -76,7 +74,6 @@ def geometry_command(
       sfxlab geometry run1 -o refined.geom --html geometry.html
       sfxlab geometry run1 -o refined.geom --level detector -p lysozyme.cell --cell-deviation 0.001
     """
-    from sfxlab.cluster import connect
     from sfxlab.crystal import read_cell
     from sfxlab.detector_refinement import refine_geometry
     from sfxlab.geometry import write_geometry
@@ -85,19 +82,11 @@ def geometry_command(
     for path in filter(None, (output, html_path)):
         check_output(path)
     run, cell = Run(run_path), read_cell(cell_path) if cell_path else None
-
-    def refined(client: Client | None) -> RefinedGeometry:
-        with _status() as report:
-            return refine_geometry(
-                run, level=level, out_of_plane=out_of_plane, cell=cell, cell_deviation=cell_deviation,
-                cycles=cycles, client=client, progress=report,
-            )  # fmt: skip
-
-    if workers == 0 and cluster == "local":
-        found = refined(None)
-    else:
-        with connect(cluster, workers) as client:
-            found = refined(client)
+    with workers_of(cluster, workers, "geometry") as client, _status() as report:
+        found = refine_geometry(
+            run, level=level, out_of_plane=out_of_plane, cell=cell, cell_deviation=cell_deviation, cycles=cycles,
+            client=client, progress=report,
+        )  # fmt: skip
     write_geometry(found.geometry, output)
     if html_path is not None:
         from sfxlab.report.geometry import write_refined_geometry

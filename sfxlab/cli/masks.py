@@ -17,6 +17,7 @@ from sfxlab.cli.output import (
     print_table,
     progress_bar,
 )
+from sfxlab.cli.workers import cluster_options, workers_of
 from sfxlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ _WORST_PANELS = 10
 @click.option("--png", type=PATH, help="Draw the mask to this file.")
 @click.option("--frames", "n_frames", type=click.IntRange(1, 4080), help="Most frames to learn from. [default: 256]")
 @click.option("--recipe", "recipe_path", type=PATH, help="Parameters, TOML. [default: those of the run]")
-@click.option("--cluster", default="local", show_default=True, help="local, or tcp://HOST:PORT of a Dask scheduler.")
-@click.option("--workers", type=click.IntRange(0), help="Processes on this machine; 0: this one only. [default: cores]")
+@cluster_options()
 @json_option
 def mask_command(
     inputs: tuple[str, ...],
@@ -60,7 +60,6 @@ def mask_command(
       sfxlab mask run1 -o mask.h5 --png mask.png
       sfxlab mask data.cxi -g data.geom -o mask.h5
     """
-    from sfxlab.cluster import connect
     from sfxlab.learning import learn_bad_pixels
     from sfxlab.pictures import mask_png
     from sfxlab.whole_files import written_whole
@@ -70,12 +69,8 @@ def mask_command(
     source, recipe = _source(inputs, geometry, recipe_path)
     if n_frames is not None:
         recipe = recipe.model_copy(update={"frames": n_frames})
-    with progress_bar("learning bad pixels") as report:
-        if cluster == "local" and workers == 0:
-            learned = learn_bad_pixels(source, recipe, progress=report)
-        else:
-            with connect(cluster, workers) as client:
-                learned = learn_bad_pixels(source, recipe, client, report)
+    with workers_of(cluster, workers, "learn") as client, progress_bar("learning bad pixels") as report:
+        learned = learn_bad_pixels(source, recipe, client, report)
     if learned is None:
         raise InputError(
             "these are too few frames to tell bad pixels from others",

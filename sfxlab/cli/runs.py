@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from sfxlab.cli.output import (
     print_json,
     print_table,
 )
+from sfxlab.cli.workers import cluster_options, workers_of
+from sfxlab.errors import RunError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
     "--indexing", "method", help="sfxlab, crystfel:METHOD, dials, or a plug-in. [default: what the recipe says]"
 )
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the run.")
-@click.option("--cluster", default="local", show_default=True, help="local, or tcp://HOST:PORT of a Dask scheduler.")
-@click.option("--workers", type=click.IntRange(0), help="Processes on this machine; 0: this one only. [default: cores]")
+@cluster_options()
 @click.option("--resume", is_flag=True, help="Do what is missing of a run that is there already.")
 @click.option("--chunk-size", type=click.IntRange(1), help="Frames in a task. [default: by the number of frames]")
 @json_option
@@ -69,7 +69,6 @@ def process_command(
       sfxlab process 'r0042/*.h5' -g jf.geom -p my.cell -o run2 --workers 8
       sfxlab process data.cxi -g data.geom -p my.cell -o run3 --indexing crystfel:xgandalf
     """
-    from sfxlab.cluster import connect
     from sfxlab.frames import open_frames
     from sfxlab.processing import process
     from sfxlab.store import Run
@@ -80,23 +79,47 @@ def process_command(
     if find_cell and recipe.cell is not None:
         raise click.UsageError("--find-cell is for frames without a unit cell; one is given already.")
     if not resume:
-        Run.require_absent(output)
+        Run.require_startable(output)
+    elif output.exists() and (Run(output).missing_chunks() or Run(output).frames_to_try_again()):
+        click.echo(f"{output}: {Run(output).missing()}", err=True)
     frames = open_frames(inputs, geometry)
     options: dict[str, Any] = {
         "resume": resume, "chunk_size": chunk_size, "inputs": inputs, "command": sys.argv,
     }  # fmt: skip
     try:
-        with nullcontext() if cluster == "local" and workers == 0 else connect(cluster, workers) as client:
-            if find_cell:
-                recipe = recipe.with_cell(_found_cell(frames, recipe, client, output))
-            run = process(frames, recipe, client, output, **options)
+        run = None if find_cell else _attached(frames, recipe, output, options)
+        if run is None:
+            with workers_of(cluster, workers, "index", wait=False) as client:
+                if find_cell:
+                    recipe = recipe.with_cell(_found_cell(frames, recipe, client, output))
+                run = process(frames, recipe, client, output, **options)
     except KeyboardInterrupt:
         if not output.exists():
             raise
-        raise click.ClickException(
-            f"interrupted; what is done is in {output}: go on with the same command and --resume"
-        ) from None
+        raise click.ClickException(_left(Run(output))) from None
     print_json(run_values(run)) if as_json else print_run(run)
+
+
+def _attached(frames: FrameSource, recipe: Recipe, output: Path, options: dict[str, Any]) -> Run | None:
+    """The run once the process that writes it has ended; None where there is something left to do for workers."""
+    from sfxlab.processing import process
+    from sfxlab.store import Run
+
+    if not output.exists() or Run(output).writer is None:
+        return None
+    try:
+        return process(frames, recipe, None, output, **options | {"resume": False})
+    except RunError:
+        if not options["resume"]:
+            raise
+    return None
+
+
+def _left(run: Run) -> str:
+    """What to say to whoever ended the command."""
+    if run.writer is not None:
+        return f"left; {run.path} goes on being written by {run.writer}"
+    return f"interrupted; {run.missing()} in {run.path}: go on with the same command and --resume"
 
 
 def _found_cell(frames: FrameSource, recipe: Recipe, client: Client | None, output: Path) -> UnitCell:

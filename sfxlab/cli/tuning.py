@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sfxlab.cli.output import PATH, PATH_OR_ADDRESS, check_output, fixed, print_facts, print_json, print_table
+from sfxlab.cli.workers import cluster_options, workers_of
 from sfxlab.errors import RecipeError
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from sfxlab.frames import FrameSource
     from sfxlab.recipe import Recipe
-    from sfxlab.tuning import Proposal, Sweep
+    from sfxlab.tuning import Proposal
 
 _ROWS_SHOWN = 12
 _COLUMNS = (
@@ -40,8 +39,7 @@ _OPTIONS = (
     click.option("--sample", "n_hits", type=click.IntRange(1), help="With --tune: hits to try on. [default: 100]"),
     click.option("--png", type=PATH, help="With --tune: draw a heat map of the first two parameters."),
     click.option("--table", type=PATH, help="With --tune: write all results, .csv or .parquet."),
-    click.option("--cluster", help="With --tune: local, or tcp://HOST:PORT of a Dask scheduler. [default: local]"),
-    click.option("--workers", type=click.IntRange(0), help="With --tune: processes, or 0. [default: cores]"),
+    cluster_options("With --tune: ", default=None),
 )  # fmt: skip
 _NAMES = {
     "cell_path": "-p", "output": "-o", "vary": "--vary", "n_hits": "--sample", "png": "--png", "table": "--table",
@@ -78,7 +76,6 @@ def tune_peaks(
     as_json: bool,
 ) -> None:
     """Try parameters on a sample of frames, print what they do, and write what was asked for."""
-    from sfxlab.cluster import connect
     from sfxlab.crystal import read_cell
     from sfxlab.tuning import heat_map, propose, sweep
     from sfxlab.whole_files import written_whole
@@ -86,16 +83,9 @@ def tune_peaks(
     for path in filter(None, (output, png, table)):
         check_output(path)
     judge = recipe.with_cell(read_cell(cell_path)) if cell_path else recipe
-
-    def swept(client: Client | None) -> Sweep:
-        with _bar() as report:
-            return sweep(source, judge, _grid(vary) or None, client, hits=n_hits or 100, progress=report)
-
-    if workers == 0 and cluster in (None, "local"):
-        result = swept(None)
-    else:
-        with connect(cluster or "local", workers) as client:
-            result = swept(client)
+    grid = _grid(vary) or None
+    with workers_of(cluster, workers, "tune") as client, _bar() as report:
+        result = sweep(source, judge, grid, client, hits=n_hits or 100, progress=report)
     proposal = propose(result)
     if output is not None:
         # The cell stays out unless the recipe came with one: the next sample may have another.

@@ -46,6 +46,22 @@ class Recent:
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
 
+@dataclass(frozen=True)
+class Throughput:
+    """What was done along time, in windows of equal length, (n,) each."""
+
+    edges: NDArray[np.float64]
+    """Limits of the windows, (n + 1,), seconds since 1970."""
+    frames: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    indexed: NDArray[np.int64]
+
+    @property
+    def frames_per_second(self) -> NDArray[np.float64]:
+        """The speed in each window."""
+        return self.frames / np.diff(self.edges)
+
+
 @dataclass
 class _Sums:
     """What chunks add up to."""
@@ -149,6 +165,26 @@ class RunMonitor:
             (newest - oldest) / 1e9, counts.frames, counts.hits, (float(low[0]), float(high[0])),
             time.time() - newest / 1e9 if chunks else float("nan"),
         )  # fmt: skip
+
+    def throughput(self, windows: int = 60) -> Throughput:
+        """What was done from the first chunk to the last, by the times at which they were written.
+
+        The frames of the first chunk do not count, because it is not known when they were begun.
+        """
+        done = sorted((stamp / 1e9, chunk) for chunk, stamp in self._sums.stamps.items())
+        if len(done) < 2 or done[-1][0] <= done[0][0]:
+            none = np.zeros(0, dtype=np.int64)
+            return Throughput(np.zeros(1), none, none, none)
+        edges = np.linspace(done[0][0], done[-1][0], min(windows, len(done) - 1) + 1)
+        counts = [Counts.of(self._sums.frames[chunk]["status"].to_pylist(), 0) for _, chunk in done[1:]]
+        place = np.clip(np.searchsorted(edges, [stamp for stamp, _ in done[1:]]) - 1, 0, len(edges) - 2)
+        frames, hits, indexed = (
+            np.bincount(place, weights=[getattr(one, name) for one in counts], minlength=len(edges) - 1).astype(
+                np.int64
+            )
+            for name in ("frames", "hits", "indexed")
+        )
+        return Throughput(edges, frames, hits, indexed)
 
     def _add(self, chunk: int, stamp: int) -> None:
         path, sums = self.run.path, self._sums

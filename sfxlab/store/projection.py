@@ -7,6 +7,7 @@ and whatever is done again makes no difference. Reading takes the maximum over t
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import uuid
@@ -130,8 +131,10 @@ def _read(path: Path) -> NDArray[np.float32] | None:
 
 
 def _write(path: Path, values: NDArray[np.float32]) -> None:
+    text = io.BytesIO()
+    np.save(text, values)
     with written_whole(path) as file:
-        np.save(file, values)
+        file.write(text.getbuffer())  # unlike np.save, says what is wrong where the disk is full
 
 
 def _folder(run_path: Path) -> Path:

@@ -30,6 +30,9 @@ FORMAT = 2
 HIT_FUNCTION = "hit_function.py"
 """The file in a run that holds the user's function for hits."""
 
+_ANEW = "processing."
+"""How the keys of a recipe begin that may change when a run is resumed: they say what frames may cost."""
+
 _WHOLE_FILE_LIMIT = 1 << 30
 _MIB = 1 << 20
 _DISTRIBUTIONS = (
@@ -123,7 +126,7 @@ class RunRecord(_Frozen):
         lines = [
             f"{key}: {before.get(key)} in the run, {after.get(key)} now"
             for key in sorted(before | after)
-            if before.get(key) != after.get(key)
+            if before.get(key) != after.get(key) and not key.startswith(_ANEW)
         ]
         lines += _file_differences(self.files, now.files)
         if self.linked is not None and now.linked is not None and self.linked.sha256 != now.linked.sha256:

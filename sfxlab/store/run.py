@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import html
-import json
+import logging
 import os
 import shutil
-import socket
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -46,11 +46,19 @@ from sfxlab.store.parts import (
     write_chunk,
 )
 from sfxlab.store.powder import PowderFrames, powder_of
+from sfxlab.store.progress import Progress, Report, reported
 from sfxlab.store.projection import read_projection
 from sfxlab.store.rates import HitRates, hit_rates
-from sfxlab.store.record import RunRecord, names_sha256, read_record, user_name
+from sfxlab.store.record import RunRecord, names_sha256, read_record
 from sfxlab.store.tables import RADIAL_KINDS, SCHEMAS, RadialKind, TableName, radial_sums_of
+from sfxlab.store.under_way import DIED, TOO_LONG, forget_notes
+from sfxlab.store.writer import Writer, Writing, begin_writing, last_writer
 from sfxlab.whole_files import written_whole
+
+_LOG = logging.getLogger(__name__)
+
+PASSING_REASONS = (UnreachableError.__name__, DIED, TOO_LONG)
+"""How the reasons of failed frames begin that another try may not meet again."""
 
 
 class Run:
@@ -91,6 +99,7 @@ class Run:
             aside.rename(target)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
+            cls.require_absent(target)  # somebody may have begun the same at the same time
             raise RunError("the run cannot be created", path=target, found=error.strerror) from error
         return cls(target)
 
@@ -101,6 +110,20 @@ class Run:
             raise OutputExistsError(
                 "the output is already there", path=path, remedy="continue it with --resume, or give another -o"
             )
+
+    @staticmethod
+    def require_startable(path: Path) -> None:
+        """Raise `OutputExistsError` where something is at `path` already.
+
+        But a run is not in the way that somebody writes at this moment, or has made and not begun to write.
+        """
+        if not (path / "run.json").exists():
+            Run.require_absent(path)
+            return
+        run, last = Run(path), last_writer(path)
+        untouched = last is None and run.record.status == "running" and not committed_chunks(path)
+        if not (untouched or run.writer):
+            Run.require_absent(path)
 
     @property
     def record(self) -> RunRecord:
@@ -145,8 +168,9 @@ class Run:
     @property
     def counts(self) -> Counts:
         """How many of the frames so far became what."""
-        frames = self.table("frames", ["status", "n_crystals"])
-        return Counts.of(frames["status"].to_pylist(), sum(frames["n_crystals"].to_pylist()))
+        parts = self.parts("frames", ["status", "n_crystals"])
+        of_parts = (Counts.of(part["status"].to_pylist(), sum(part["n_crystals"].to_pylist())) for part in parts)
+        return sum(of_parts, Counts())
 
     def table(self, name: TableName, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole table, all columns or some."""
@@ -257,9 +281,17 @@ class Run:
 
     def unreachable_frames(self) -> list[int]:
         """Numbers of the frames that failed because their file on the network could not be read."""
-        frames = self.table("frames", ["frame", "reason"])
-        failed = pc.starts_with(frames["reason"], UnreachableError.__name__)
-        numbers: list[int] = frames["frame"].filter(failed).to_pylist()
+        return self._failed_by((UnreachableError.__name__,))
+
+    def frames_to_try_again(self) -> list[int]:
+        """Numbers of the frames that failed for a reason that may have passed: network, memory or time."""
+        return self._failed_by(PASSING_REASONS)
+
+    def _failed_by(self, kinds: tuple[str, ...]) -> list[int]:
+        numbers: list[int] = []
+        for part in self.parts("frames", ["frame", "reason"]):
+            some = (pc.starts_with(part["reason"], kind) for kind in kinds)
+            numbers += part["frame"].filter(functools.reduce(pc.or_, some)).to_pylist()
         return numbers
 
     @property
@@ -314,21 +346,68 @@ class Run:
         write_chunk(self.path, chunk, results)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[Writing]:
         """Hold the run for writing; nobody else can meanwhile. Leaving it, whatever the reason, records the status.
 
-        Raises `RunError`, which says who, where another process writes this run.
+        Raises `RunInUseError`, which says who, where another process writes this run, and `RunError` where it cannot
+        be written.
         """
-        with _locked(self.path / "run.lock"):
+        with closing(begin_writing(self.path)) as writing:
             remove_leftovers(self.path)
+            forget_notes(self.path)
             self._set(status="running", finished=None)
             try:
-                yield
-            finally:
-                complete = not self.missing_chunks()
-                self._set(
-                    status="finished" if complete else "interrupted", finished=datetime.now(UTC) if complete else None
-                )
+                yield writing
+            except BaseException:
+                try:
+                    self._ended(writing)
+                except RunError:
+                    # What ended it says why, a full disk for one; without the status it can be resumed as well.
+                    _LOG.warning("the status of %s is not recorded", self.path, exc_info=True)
+                raise
+            self._ended(writing)
+
+    def _ended(self, writing: Writing) -> None:
+        writing.check()
+        complete = not self.missing_chunks()
+        finished = datetime.now(UTC) if complete else None
+        self._set(status="finished" if complete else "interrupted", finished=finished)
+
+    @property
+    def writer(self) -> Writer | None:
+        """The process that writes this run now; None where none does."""
+        last = last_writer(self.path)
+        return last if last is not None and last.is_alive else None
+
+    def attach(self, progress: Report | Literal["auto"] | None = "auto", interval: float = 1.0) -> Run:
+        """Show how far the process is that writes this run, until it has ended, and return the run.
+
+        Whoever may read the run can attach to it, from other notebooks and machines too, and leave without disturbing
+        it. `progress` is as in `process`; it is looked at every `interval` seconds. Raises `RunError`, which says what
+        is missing, where the run is not finished and nobody writes it any more.
+        """
+        with reported(progress) as report:
+            while (writer := self.writer) is not None:
+                if writer.progress is not None:
+                    report(writer.progress)
+                time.sleep(interval)
+            record, counts = self.record, self.counts
+            report(Progress(counts, record.n_frames, 0, 0.0))
+        if not self.is_finished:
+            raise RunError(
+                "this run is not finished, and nobody is writing it", path=self.path,
+                found=f"{self.missing()}; the last was {last_writer(self.path) or 'nobody'}",
+                remedy="continue it with --resume",
+            )  # fmt: skip
+        return self
+
+    def missing(self) -> str:
+        """What a session that continues this run has to do, in words."""
+        record, chunks = self.record, self.missing_chunks()
+        frames = sum(len(record.frames_of(chunk)) for chunk in chunks)
+        text = f"{frames:,} of {record.n_frames:,} frames are missing ({len(chunks):,} of {record.n_chunks:,} chunks)"
+        again = len(self.frames_to_try_again())
+        return f"{text}; {again:,} that failed are tried again" if again else text
 
     def resumed(self) -> None:
         """Record that processing goes on now. Only inside `writing`."""
@@ -376,39 +455,3 @@ class Run:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in self.summary().items())
         return f"<table><caption>Run {html.escape(str(self.path))}</caption>{rows}</table>"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`. The system frees it when its holder dies, so that no lock is ever left over."""
-    try:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  held open as long as the lock
-    except OSError as error:
-        raise RunError("the run cannot be written to", path=path, found=error.strerror) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                "another process is writing this run",
-                path=path.parent,
-                found=_holder(path),
-                remedy="wait for it, or stop it and continue with --resume",
-            ) from None
-        except OSError as error:
-            raise RunError(
-                "this file system cannot lock files", path=path, found=error.strerror, remedy="give -o elsewhere"
-            ) from error
-        file.truncate(0)
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "user": user_name()}
-        file.write(json.dumps(holder))
-        file.flush()
-        yield
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} of {holder['user']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
-        return "a process that has not said its name yet"

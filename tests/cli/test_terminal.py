@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,7 +62,9 @@ def test_ctrl_c_leaves_a_run_that_resumes_as_if_undisturbed(
     wait_for(lambda: any(run.glob("frames/part-*.parquet")), victim)
     output, errors = interrupted(victim)
     assert output == ""
-    assert errors == f"Error: interrupted; what is done is in {run}: go on with the same command and --resume\n"
+    missing = r"\d+ of 64 frames are missing \(\d+ of 32 chunks\)"
+    message = rf"Error: interrupted; {missing} in {run}: go on with the same command and --resume\n"
+    assert re.fullmatch(message, errors)
     assert Run(run).record.status == "interrupted"
     assert 2 <= len(Run(run).frames) < 64
 
@@ -96,3 +99,17 @@ def test_letters_that_an_encoding_does_not_have_are_escaped(example: Path) -> No
         capture_output=True, check=True,
     )  # fmt: skip
     assert b"I/\\u03c3" in result.stdout
+
+
+def test_the_same_command_elsewhere_attaches_and_shows_the_run_when_it_is_done(
+    process: tuple[object, ...], sfxlab: Callable[..., Result], tmp_path: Path
+) -> None:
+    pipe = subprocess.PIPE
+    first = subprocess.Popen((SFXLAB, *map(str, process)), stdout=pipe, stderr=pipe, text=True)
+    wait_for(lambda: any((tmp_path / "run").glob("frames/part-*.parquet")), first)
+    second = sfxlab(*process)
+    output, errors = first.communicate(timeout=120)
+    assert (first.returncode, second.exit_code, errors) == (0, 0, "")
+    assert f"being written by process {first.pid} of " in second.stderr
+    assert second.stdout == output
+    assert "64 of 64" in output

@@ -34,11 +34,10 @@ def test_a_scheduler_that_does_not_answer_is_reported_in_time() -> None:
     assert "dask scheduler" in str(caught.value)
 
 
-@pytest.mark.parametrize("where", ["slurm", "mpi"])
-def test_clusters_of_later_versions_say_what_to_use(where: str) -> None:
-    with pytest.raises(ClusterError, match="not available in this version") as caught:
-        connect(where)
-    assert "tcp://" in str(caught.value)
+def test_a_machine_without_slurm_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ClusterError, match="there is no SLURM on this machine"):
+        connect("slurm")
 
 
 @pytest.mark.parametrize(
