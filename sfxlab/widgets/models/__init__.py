@@ -1,0 +1,1 @@
+"""What widgets show and do, without any widget."""
