@@ -78,7 +78,9 @@ def with_policy(kind: type[Authenticator]) -> type[Authenticator]:
             """Make the accounts of somebody's proposals known to the hub; nobody else ever asks for their servers."""
             for proposal in self._policy.proposals().roles_of(name, datetime.date.today()):
                 if handler.find_user(account_of(proposal)) is None:
-                    handler.user_from_username(account_of(proposal))
+                    account = handler.user_from_username(account_of(proposal))
+                    # Who runs code there is an analyst or a lead, and it acts for all of them.
+                    account.sync_groups(groups_of({proposal: "analyst"}))
 
         async def refresh_user(self, user: Any, handler: Any = None) -> Any:
             """Members who were taken out, or whose proposals have ended, have to log in anew, and cannot."""

@@ -12,7 +12,7 @@ from traitlets.config import Config
 from sfxlab.hub.authentication import PolicyFile, with_policy
 from sfxlab.hub.policy import PolicyError, Proposals
 from sfxlab.hub.programs import Acceptances
-from sfxlab.hub.roles import CUSTOM_SCOPES, TOKEN_SCOPES, USER_ROLE
+from sfxlab.hub.roles import CUSTOM_SCOPES, SERVER_ROLE, TOKEN_SCOPES, USER_ROLE
 from sfxlab.hub.site import Site, secret
 from sfxlab.hub.spawning import proposal_spawner
 
@@ -24,8 +24,12 @@ def configure(c: Config, site_path: str | Path, proposals_path: str | Path) -> N
     _configure_hub(c, site)
     _configure_authentication(c, site, proposals_path)
     _configure_servers(c, site, proposals_path)
+    c.JupyterHub.load_roles = [USER_ROLE, SERVER_ROLE]
+    c.JupyterHub.services = []
+    c.Spawner.environment = {}
+    _configure_sessions(c, site)
+    _configure_culling(c, site)
     c.JupyterHub.custom_scopes = CUSTOM_SCOPES
-    c.JupyterHub.load_roles = [USER_ROLE]
 
 
 def _configure_hub(c: Config, site: Site) -> None:
@@ -78,8 +82,58 @@ def _configure_servers(c: Config, site: Site, proposals_path: str | Path) -> Non
         f"--HubOAuth.cache_max_age={site.refresh}",
         "--LabApp.extension_manager=readonly",
     ]
+    c.Spawner.args.append("--ServerApp.jpserver_extensions=" + repr({"sfxlab.hub.keep_alive": True}))
     c.Spawner.disable_user_config = True
     c.Spawner.oauth_client_allowed_scopes = TOKEN_SCOPES
     c.Spawner.default_url = "/lab"
     if site.servers.memory:
         c.Spawner.mem_limit = site.servers.memory
+
+
+def _configure_sessions(c: Config, site: Site) -> None:
+    """The session service, behind the hub's proxy; servers find it by an environment variable."""
+    told = site.hub.state / "sessions.toml"
+    told.touch(mode=0o600)
+    kept = site.sessions.catalogue
+    catalogue = f"sqlite:///{site.hub.state / 'sessions.sqlite'}" if kept is None else secret(kept)
+    c.JupyterHub.services.append(
+        {
+            "name": "sessions",
+            "url": f"http://127.0.0.1:{site.sessions.port}",
+            "command": [
+                *(sys.executable, "-m", "sfxlab", "session", "serve"),
+                *("--hub", str(told), "--port", str(site.sessions.port)),
+            ],
+            # An environment is for the process alone; the arguments of a command everybody can read.
+            "environment": {"SFXLAB_CATALOGUE": catalogue},
+        }
+    )
+    c.Spawner.environment["SFXLAB_CATALOGUE"] = f"{site.hub.address.rstrip('/')}/services/sessions"
+
+
+def _configure_culling(c: Config, site: Site) -> None:
+    """Servers that nobody uses are stopped; what a server says of its use includes runs (`sfxlab.hub.keep_alive`)."""
+    idle = site.servers.idle
+    if not idle:
+        return
+    c.JupyterHub.load_roles.append(
+        {
+            "name": "culling",
+            "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
+            "services": ["culling"],
+        }
+    )
+    every = max(int(idle / 4), 1)
+    c.JupyterHub.services.append(
+        {
+            "name": "culling",
+            "command": [
+                sys.executable,
+                "-m",
+                "jupyterhub_idle_culler",
+                f"--timeout={int(idle)}",
+                f"--cull-every={every}",
+            ],
+        }
+    )
+    c.Spawner.environment["JUPYTERHUB_ACTIVITY_INTERVAL"] = str(min(every, 300))

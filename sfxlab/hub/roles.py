@@ -18,6 +18,12 @@ CUSTOM_SCOPES: dict[str, dict[str, Any]] = {
 USER_ROLE = {"name": "user", "scopes": ["self", f"{RUN}!user"]}
 """What everybody may do: all with a server of one's own."""
 
+SERVER_ROLE = {
+    "name": "server",
+    "scopes": ["users:activity!user", "access:servers!server", "read:users:name!user", "read:users:groups!user"],
+}
+"""What the token within a server may do: say whose it is, which is how the session service knows who is asking."""
+
 TOKEN_SCOPES = [f"{LOOK}!server", f"{RUN}!server"]
 """What a server may know of those who come in by a browser: what they may do there."""
 

@@ -50,6 +50,20 @@ class ServerTable(_Table):
     """What servers run in: processes under the accounts of this machine."""
 
     memory: str | None = Field(None, description="Most memory of a server, such as '8G', where the spawner can hold it")
+    idle: float = Field(
+        14400.0, ge=0, description="Seconds after which a server is stopped that nobody uses and no run needs; 0: never"
+    )
+
+
+class SessionsTable(_Table):
+    """The service that keeps what groups look at together; it alone may reach the catalogue."""
+
+    port: int = Field(
+        8899, ge=1, le=65535, description="Where it listens, on 127.0.0.1; the hub's proxy goes before it"
+    )
+    catalogue: Path | None = Field(
+        None, description="File that holds the address of a PostgreSQL, a secret; SQLite in the hub's state without"
+    )
 
 
 class Site(_Table):
@@ -58,6 +72,7 @@ class Site(_Table):
     hub: HubTable
     authentication: AuthenticationTable = AuthenticationTable()
     servers: ServerTable = ServerTable()
+    sessions: SessionsTable = SessionsTable()
     programs: dict[str, Program] = Field({}, description="Programs under terms that each user has to accept")
     refresh: int = Field(10, ge=1, le=300, description="Seconds until a changed proposals.toml holds for who is there")
 

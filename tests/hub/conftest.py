@@ -40,6 +40,8 @@ state = "{folder}/state"
 [authentication]
 kind = "shared-password"
 secrets = {{ user_password = "{folder}/password" }}
+[sessions]
+port = {sessions}
 """
 
 
@@ -156,7 +158,7 @@ def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str
     the folder `data`.
     """
     suffix = secrets.token_hex(3)
-    ports = _free_ports(3)
+    ports = _free_ports(4)
     hub = RealHub(f"http://127.0.0.1:{ports[0]}", folder, suffix)
     hub.proposals.write_text(proposals.replace("@", suffix).replace("DATA", str(hub.data)))
     hub.data.mkdir(mode=0o755)
@@ -164,7 +166,7 @@ def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str
     (folder / "password").write_text(PASSWORD)
     (folder / "password").chmod(0o600)
     further = site.replace("@", suffix).replace("DATA", str(hub.data))
-    (folder / "site.toml").write_text(SITE.format(address=hub.address, folder=folder) + further)
+    (folder / "site.toml").write_text(SITE.format(address=hub.address, folder=folder, sessions=ports[3]) + further)
     text = CONFIGURATION.format(
         site=str(folder / "site.toml"), proposals=str(hub.proposals), hub=ports[1], proxy=ports[2]
     )
