@@ -285,7 +285,7 @@ def test_a_run_that_somebody_writes_is_left_alone(make_frames: MakeFrames, tmp_p
     caught: list[RunError] = []
 
     def second(progress: Progress) -> None:
-        with pytest.raises(RunError, match="another process is writing") as error:
+        with pytest.raises(RunError, match="this process itself is writing this run") as error:
             process(make_frames(4), Recipe(), output=tmp_path / "run", resume=True)
         caught.append(error.value)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def doctor_command(
     context: click.Context, profile: str, step: Any, only_show: bool, timeout: float, as_json: bool
 ) -> None:
-    """Show a profile of the site, where each value is from, and try it.
+    """Show where a profile's values are from, and try it.
 
     PROFILE is local, slurm, mpi, the address of a Dask scheduler, or a table of a site file: the one that SFXLAB_SITE
     names, ./sfxlab-site.toml, site.toml in your configuration folder of sfxlab, /etc/sfxlab/site.toml. A value in an

@@ -49,10 +49,11 @@ def estimate_command(
     copy_to: Path | None,
     as_json: bool,
 ) -> None:
-    """Say how long 'process' would take, waiting included, here and with nodes that SLURM adds (burst).
+    """Say beforehand how long 'process' takes, waiting included.
 
-    Nothing is submitted. The time per frame is that of an earlier run or of some frames that are tried here; SLURM
-    says when jobs would start; nodes that have to be started take ResumeTimeout. Without --transfer-rate and --copy-to
+    That is for workers here and for nodes that SLURM adds (burst). Nothing is submitted. The time per frame is that of
+    an earlier run or of some frames that are tried here; SLURM says when jobs would start; nodes that have to be
+    started take ResumeTimeout. Without --transfer-rate and --copy-to
     burst nodes read the files as fast as this machine does.
 
     \b

@@ -79,7 +79,7 @@ def process(
     Where another process is writing this very run, a warning says who, its progress is shown until it ends, and its
     run is returned; with `resume` this call takes its place should it die.
 
-    Raises `InputError`, `CellError`, `OutputExistsError`, `RunError` `RecipeError` or `ClusterError`.
+    Raises `InputError`, `CellError`, `OutputExistsError`, `RunError`, `RecipeError` or `ClusterError`.
     """
     run = begun(frames, recipe, output, resume, chunk_size, inputs, command)
     while True:

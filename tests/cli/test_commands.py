@@ -38,7 +38,11 @@ COMMANDS = (
     "export",
     "import",
     "report",
+    "doctor",
+    "estimate",
     "lab",
+    "session",
+    "hub",
 )
 
 
