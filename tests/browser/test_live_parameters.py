@@ -126,8 +126,25 @@ def test_changes_are_applied_and_the_lost_frames_shown(parameters: Parameters, s
     assert parameters.get("live.run.recipe.hits.min_peaks") == 5000
 
 
+SLOW = """
+import time
+import sfxlab.processing
+
+as_it_was = sfxlab.processing.process_one
+
+def slowly(*arguments, **options):
+    time.sleep(1)
+    return as_it_was(*arguments, **options)
+
+sfxlab.processing.process_one = slowly
+"""
+
+
 def test_applying_to_the_run_can_be_cancelled(parameters: Parameters) -> None:
+    # So few frames would be done before anybody could click.
+    parameters.get(f"exec({SLOW!r}, globals())")
     parameters.page.locator(".live-parameters .apply-all").click()
     parameters.page.locator(".live-parameters .cancel").click()
     parameters.waits(f"['stopped', 'done'].includes({ROOT}.dataset.applying)", 120)
+    parameters.get("exec('sfxlab.processing.process_one = as_it_was', globals())")
     assert parameters.get("live.applying['state']") == "stopped"
