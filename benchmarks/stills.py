@@ -183,13 +183,14 @@ def generated(
 def small_cell(
     rng: np.random.Generator, kind: str, centring: str, spots: tuple[int, int], axes: tuple[float, float] = (5, 12)
 ) -> Still:
-    """Spots of a crystal of small molecules at 15 to 31 keV, drawn again until there are enough."""
+    """Spots of a crystal of small molecules at 15 to 31 keV, drawn again, of larger cells, until there are enough."""
     while True:
         still = generated(
             rng, kind, centring, spots, axes=axes, wavelength=rng.uniform(0.4, 0.8), bandwidth=0.002, max_reach=1.4
         )
         if spots[0] <= len(still.q) <= spots[1]:
             return still
+        axes = min(1.03 * axes[0], 0.95 * axes[1]), axes[1]
 
 
 def of_all_lattices(seed: int, n: int) -> Iterator[tuple[np.random.Generator, str, str]]:

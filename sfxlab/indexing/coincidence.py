@@ -10,7 +10,10 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
+
+from sfxlab.indexing.lattice_kernels import congruences
 
 PRIMES = (2, 3, 5)
 STRAIN = 0.05
@@ -19,13 +22,16 @@ ON_SHARED = 0.7
 """Share of the explained peaks on shared nodes from which on a lattice may be a turned one."""
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
 def is_suspect(hkl: NDArray[np.float64]) -> bool:
     """Whether nearly all indices (n, 3) are on every second, third or fifth plane of nodes of some direction."""
     for prime in PRIMES:
-        on_plane = (hkl @ _residues(prime).T) % prime == 0
-        # The first residue is 0, 0, 0.
-        if on_plane[:, 1:].mean(axis=0).max() > ON_SHARED:
-            return True
+        for plane in congruences(prime):
+            on_plane = 0
+            for j in range(len(hkl)):
+                on_plane += (hkl[j, 0] * plane[0] + hkl[j, 1] * plane[1] + hkl[j, 2] * plane[2]) % prime == 0
+            if on_plane > ON_SHARED * len(hkl):
+                return True
     return False
 
 

@@ -16,8 +16,8 @@ from sfxlab.indexing.significance import NOT_TURNED, log10_chance
 
 PAIRED = 60
 """Innermost peaks of which pairs are taken."""
-BUDGET = 1_500_000
-"""Comparisons of nodes and peaks, at most."""
+BUDGET = 6_000
+"""Comparisons of nodes and peaks for each peak, at most."""
 TOLERANCES = np.array([0.25, 0.2, 0.15, 0.15])
 """Distances from whole indices at which peaks take part in the cycles of a fit: more would be others' than its own."""
 CELL_CYCLES = 4
@@ -45,8 +45,8 @@ def find_in_crowd(
     bases, scores = np.empty((KEPT, 3, 3)), np.empty(KEPT)
     n = q.shape[1]
     kept = search_pairs(
-        q.astype(np.float32), math.sqrt((k**2).sum()), 1, PAIRED, n, target, nodes, lengths, representatives, BUDGET,
-        bases, scores, 0,
+        q.astype(np.float32), math.sqrt((k**2).sum()), 1, PAIRED, n, target, nodes, lengths, representatives,
+        BUDGET * n, bases, scores, 0,
     )  # fmt: skip
     volume, reach = abs(1.0 / np.linalg.det(inverse(target))), mean_reach(q)
     work, chances, refined = np.empty((3, n)), np.zeros(kept), np.empty((REFINED, 3, 3))

@@ -13,8 +13,9 @@ from sfxlab.crystal import UnitCell
 from sfxlab.indexing import fit_kernels
 from sfxlab.indexing.acceptance import SHARP_TOLERANCES, chance
 from sfxlab.indexing.assignment import Assignment, assign
-from sfxlab.indexing.known_cell import IndexingResult, Lattice, objection
+from sfxlab.indexing.known_cell import IndexingResult, Lattice
 from sfxlab.indexing.known_cell_kernels import FIRST_SHELL, mean_reach
+from sfxlab.indexing.objection import objection
 from sfxlab.indexing.reasons import Reason
 from sfxlab.indexing.significance import NOT_TURNED, log10_chance
 from sfxlab.indexing.target import Target, target_of
@@ -51,7 +52,7 @@ def judged(
             left, beam, _in_setting_of(wanted, basis), wanted.basis, FIRST_SHELL, np.empty_like(left)
         )
         log10_p = _log10_chance(left, beam, fitted, wanted, free=cell is None)
-        refused = objection(np.ascontiguousarray(left.T), beam, fitted, log10_p, wanted, recipe)
+        refused = objection(left, beam, fitted, log10_p, wanted, recipe)
         if refused:
             reason = refused if number == 0 else reason
             continue

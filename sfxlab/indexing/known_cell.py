@@ -9,14 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from sfxlab.crystal import UnitCell
 from sfxlab.indexing import fit_kernels
 from sfxlab.indexing.assignment import CLAIM, Assignment, assign
-from sfxlab.indexing.background import FOR_CHANCE, FOR_SPREAD, WIDEST, fit_outwards, spread, turned_about_beam
+from sfxlab.indexing.background import FOR_CHANCE, fit_outwards, turned_about_beam
 from sfxlab.indexing.coincidence import is_suspect, turned_ones
 from sfxlab.indexing.known_cell_kernels import BEYOND_DOUBT, FIRST_SHELL, mean_reach
+from sfxlab.indexing.objection import layers_of, objection
 from sfxlab.indexing.reasons import Reason
 from sfxlab.indexing.search import CROWD, ENOUGH, compile_search, find_lattice, log_factorials
 from sfxlab.indexing.significance import NOT_TURNED, log10_chance
@@ -25,12 +25,10 @@ from sfxlab.recipe import IndexingRecipe
 
 REFUSALS = 3
 """Lattices that fit better than by chance, but are not to be believed: after so many more a frame is given up."""
-LEAST_SHOWN, TELLING_PEAKS = 0.3, 6
-"""Peaks say how well a lattice suits along an axis where so much of an error shows; fewer than so many say nothing."""
-MOSTLY_CHANCE = 1 / 3
-"""Where more of a crowd's peaks near whole indices are expected by chance, their distances tell them apart."""
-MAX_LAYER_CHANCE = 1e-5
-"""Peaks gather on few layers of a lattice where it is less likely than this by chance."""
+REFUSED_PEAKS = 2_000
+"""Likewise after as many peaks have been searched for lattices that are not to be believed."""
+CELL_AS_GIVEN = 0.005
+"""Where a lattice was found whose cell is so close to the given one, none is looked for with a loose cell."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,20 @@ class IndexingResult:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class _Proposal:
+    """The best lattice that a search finds."""
+
+    bases: NDArray[np.float64]
+    """Reduced real axes as rows, Å, as they were found and as they suit all peaks, (2, 3, 3)."""
+    n_peaks: int
+    """How many peaks it was looked for in."""
+    log10_p: float
+    """log10 of the probability of as good a fit by chance."""
+    against: str
+    """Why it is not to be believed, if so."""
+
+
 def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> IndexingResult:
     """Find up to `max_lattices` lattices of the target cell among peaks q, (n, 3), 1/Å, METHODS.md sections 4.4 to 4.8.
 
@@ -66,11 +78,11 @@ def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> Ind
     beam = fit_kernels.beam_of(peaks)
     shares = Assignment.of_none(len(q))
     chances: list[float] = []
-    refused: list[NDArray[np.float64]] = []
+    refused: list[_Proposal] = []
     reason = ""
     _compile()
     deadline = time.monotonic() + recipe.time_limit
-    while len(chances) < recipe.max_lattices and len(refused) <= REFUSALS:
+    while len(chances) < recipe.max_lattices and not _is_in_vain(refused):
         left = np.ascontiguousarray(peaks[:, shares.owner < 0])
         if time.monotonic() > deadline:
             reason = Reason.TIME_LIMIT.because(f"{recipe.time_limit:g} s, {len(chances)} lattices found until then")
@@ -78,20 +90,22 @@ def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> Ind
         if left.shape[1] < recipe.min_peaks:
             reason = reason or Reason.TOO_FEW_PEAKS.because(f"{len(q)}, at least {recipe.min_peaks} needed")
             break
-        known = np.concatenate([shares.bases, np.array(refused).reshape(-1, 3, 3)])
-        basis, log10_p, against = _next_lattice(left, beam, known, target, recipe, deadline, may_be_wrong=not chances)
+        known = np.concatenate([shares.bases, *(proposal.bases for proposal in refused)])
+        loose = not any(_is_as_given(basis, target) for basis in shares.bases)
+        proposal = _next_lattice(left, beam, known, target, recipe, deadline, may_be_loose=loose)
+        against, log10_p = proposal.against, proposal.log10_p
         reason = reason or against
         if against and log10_p > min(recipe.max_log10_p, ENOUGH) and time.monotonic() <= deadline:
             break
         if not against:
-            proposed = np.concatenate([shares.bases, basis[None]])
+            proposed = np.concatenate([shares.bases, proposal.bases[-1:]])
             shares = assign(peaks, beam, proposed, target.basis, recipe.min_peaks)
             chances = [[*chances, log10_p][i] for i in shares.kept]
         if against or len(shares.kept) < len(proposed):
-            refused.append(basis)
+            refused.append(proposal)
     lattices = tuple(
         Lattice(
-            target.conventional(_setting(basis, target)), np.sort(order[shares.owner == i]), chances[i], shares.rms(i)
+            target.conventional(target.setting(basis)), np.sort(order[shares.owner == i]), chances[i], shares.rms(i)
         )
         for i, basis in enumerate(shares.bases)
     )
@@ -106,9 +120,21 @@ def _compile() -> None:
     recipe = IndexingRecipe()
     assign(peaks, beam, target.basis[None], target.basis, recipe.min_peaks)
     _of_turned_peaks(peaks, beam, target.basis, target)
-    _fit_all(peaks.T, beam, target.basis, 1, target)
-    objection(peaks.T, beam, target.basis, 0.0, target, recipe)
+    _fit_all(peaks, beam, target.basis, 1, target)
+    objection(peaks, beam, target.basis, 0.0, target, recipe)
     fit_kernels.fit_growing(peaks, beam, target.basis, target.basis, FIRST_SHELL, np.empty_like(peaks))
+    every = np.ones(peaks.shape[1], dtype=np.bool_)
+    is_suspect(np.rint(target.basis @ peaks[:, every]).T)
+    layers_of(peaks[:, every], target.basis, log_factorials(peaks.shape[1]))
+
+
+def _is_in_vain(refused: list[_Proposal]) -> bool:
+    return len(refused) > REFUSALS or sum(proposal.n_peaks for proposal in refused) > REFUSED_PEAKS
+
+
+def _is_as_given(basis: NDArray[np.float64], target: Target) -> bool:
+    lengths, angles = target.deviation(target.setting(basis))
+    return bool(np.abs(lengths).max() < CELL_AS_GIVEN and np.radians(np.abs(angles).max()) < CELL_AS_GIVEN)
 
 
 def _next_lattice(
@@ -119,28 +145,26 @@ def _next_lattice(
     recipe: IndexingRecipe,
     deadline: float,
     *,
-    may_be_wrong: bool,
-) -> tuple[NDArray[np.float64], float, str]:
-    """The best lattice in peaks (3, n), log10 of chance, and why it is not to be believed, if so.
-
-    The cell that is looked for `may_be_wrong` by some per cent.
-    """
-    used, rows = np.ascontiguousarray(q[:, : recipe.max_peaks]), np.ascontiguousarray(q.T)
-    basis, log10_p = find_lattice(used, beam, known, target, deadline=deadline)
-    if BEYOND_DOUBT < log10_p < recipe.max_log10_p:
-        log10_p = max(log10_p, _of_turned_peaks(used, beam, basis, target))
+    may_be_loose: bool,
+) -> _Proposal:
+    """The best lattice in peaks (3, n), also with a cell some per cent off the given one where it `may_be_loose`."""
+    used = np.ascontiguousarray(q[:, : recipe.max_peaks])
+    found, log10_p = find_lattice(used, beam, known, target, deadline=deadline, may_be_loose=may_be_loose)
+    if log10_p < recipe.max_log10_p and (log10_p > BEYOND_DOUBT or used.shape[1] >= CROWD):
+        log10_p = max(log10_p, _of_turned_peaks(used, beam, found, target))
+    basis = found
     if log10_p < recipe.max_log10_p:
-        basis, log10_p = _unturned(used, beam, basis, log10_p, target)
-        basis = _fit_all(rows, beam, basis, recipe.max_peaks, target)
-    against = objection(rows, beam, basis, log10_p, target, recipe)
-    if against and log10_p < ENOUGH and may_be_wrong:
+        found, log10_p = _unturned(used, beam, found, log10_p, target)
+        basis = _fit_all(q, beam, found, recipe.max_peaks, target)
+    against = objection(q, beam, basis, log10_p, target, recipe)
+    if against and log10_p < ENOUGH and may_be_loose:
         # Some of the peaks fit far better than by chance, and the search may not have come to loose cells.
-        other, other_p = find_lattice(used, beam, known, target, deadline=deadline, only_loose=True)
-        other_p = max(other_p, _of_turned_peaks(used, beam, other, target))
-        other = _fit_all(rows, beam, other, recipe.max_peaks, target)
-        if not objection(rows, beam, other, other_p, target, recipe):
-            return other, other_p, ""
-    return basis, log10_p, against
+        loose, loose_p = find_lattice(used, beam, known, target, deadline=deadline, only_loose=True)
+        loose_p = max(loose_p, _of_turned_peaks(used, beam, loose, target))
+        fitted = _fit_all(q, beam, loose, recipe.max_peaks, target)
+        if not objection(q, beam, fitted, loose_p, target, recipe):
+            return _Proposal(np.array([loose, fitted]), q.shape[1], loose_p, "")
+    return _Proposal(np.array([found, basis]), q.shape[1], log10_p, against)
 
 
 def _unturned(
@@ -180,130 +204,5 @@ def _of_turned_peaks(
 def _fit_all(
     q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64], n_used: int, target: Target
 ) -> NDArray[np.float64]:
-    """A lattice that was found in the first peaks (n, 3), fitted to all."""
-    if len(q) <= n_used:
-        return basis
-    return fit_outwards(np.ascontiguousarray(q.T), beam, basis, target.basis, n_used)
-
-
-def _claimed(
-    q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]
-) -> tuple[NDArray[np.bool_], float]:
-    """Which peaks (n, 3) a lattice explains, and how closely."""
-    peaks = np.ascontiguousarray(q.T)
-    random = turned_about_beam(peaks, beam, FOR_SPREAD)
-    misfit, by_chance = np.empty_like(peaks), np.empty_like(random)
-    fit_kernels.misfits(peaks, beam, basis, misfit)
-    fit_kernels.misfits(random, beam, basis, by_chance)
-    share = len(q) / random.shape[1]
-    limit = WIDEST * fit_kernels.scatter(misfit, CLAIM)
-    claimed, claimed_random = ((m[2] < CLAIM) & (m[0] < limit) for m in (misfit, by_chance))
-    few = share * np.count_nonzero(claimed_random) < MOSTLY_CHANCE * np.count_nonzero(claimed)
-    if few or len(q) < CROWD:
-        return claimed, _closeness(q[claimed], np.empty((0, 3)), 0.0, beam, basis)
-    _, limit = spread(misfit, by_chance, np.zeros(len(q), dtype=np.bool_), CLAIM)
-    claimed, claimed_random = ((m[2] < CLAIM) & (m[0] < limit) for m in (misfit, by_chance))
-    return claimed, _closeness(q[claimed], random.T[claimed_random], share, beam, basis)
-
-
-def objection(
-    q: NDArray[np.float64],
-    beam: NDArray[np.float64],
-    basis: NDArray[np.float64],
-    log10_p: float,
-    target: Target,
-    recipe: IndexingRecipe,
-) -> str:
-    """Why a lattice is not to be believed, given the peaks (n, 3) that no other explains; empty where it is."""
-    claimed, close = _claimed(q, beam, basis)
-    n = int(np.count_nonzero(claimed))
-    if log10_p > recipe.max_log10_p or n < recipe.min_peaks:
-        return Reason.NO_LATTICE.because(
-            f"the best one explains {n} of {len(q)} peaks "
-            f"(log10 of chance {log10_p:.1f}, at most {recipe.max_log10_p:g} wanted)"
-        )
-    if close < recipe.min_close:
-        return Reason.WRONG_CELL.because(
-            f"only {close:.0%} of the {n} peaks that the best lattice explains suit it well along all its axes, "
-            f"at least {recipe.min_close:.0%} wanted"
-        )
-    layers = _layers(np.rint(q[claimed] @ basis.T))
-    if layers > 1:
-        return Reason.WRONG_CELL.because(
-            f"nearly all of the {n} peaks explained are on every {layers}th layer of an axis"
-        )
-    lengths, angles = target.deviation(_setting(basis, target))
-    if np.abs(lengths).max() > recipe.length_tolerance or np.abs(angles).max() > recipe.angle_tolerance:
-        return Reason.WRONG_CELL.because(
-            f"the best lattice is {100 * np.abs(lengths).max():.1f} % and "
-            f"{np.abs(angles).max():.1f}° off the given cell"
-        )
-    return ""
-
-
-def _closeness(
-    q: NDArray[np.float64],
-    random: NDArray[np.float64],
-    share: float,
-    beam: NDArray[np.float64],
-    basis: NDArray[np.float64],
-) -> float:
-    """Of peaks (n, 3), the share within half the tolerance of whole indices, for the axis where it is least.
-
-    A wrong cell that shares axes with the true one fits more peaks than chance, but not well along the others. Peaks
-    that fit by chance are deducted: as many as of `random` ones, (m, 3), times `share`.
-    """
-    close, telling = _close(q, beam, basis)
-    random_close, random_telling = _close(random, beam, basis)
-    n = np.maximum(len(q) - share * len(random), 1)
-    of_all = (close.sum(axis=0) - share * random_close.sum(axis=0)) / n
-    n_telling = telling.sum(axis=0) - share * random_telling.sum(axis=0)
-    n_close = (close & telling).sum(axis=0) - share * (random_close & random_telling).sum(axis=0)
-    of_telling = np.where(n_telling >= TELLING_PEAKS, n_close / np.maximum(n_telling, 1), 0)
-    # Few peaks that tell tell less than all do.
-    return float(np.maximum(of_all, of_telling).min())
-
-
-def _close(
-    q: NDArray[np.float64], beam: NDArray[np.float64], basis: NDArray[np.float64]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which peaks are within half the tolerance of whole indices along each axis, and which tell, (n, 3) both.
-
-    What counts is the misfit along the Ewald sphere, because across it true lattices are off, too.
-    """
-    indices = q @ basis.T
-    misfit = (indices - np.rint(indices)) @ np.linalg.inv(basis).T
-    normal = (q + beam) / np.linalg.norm(q + beam, axis=1)[:, None]
-    along = (misfit - (misfit * normal).sum(axis=1)[:, None] * normal) @ basis.T
-    # Of an index error, so much shows along the sphere; where it is little, noise drowns it.
-    shown = 1 - (normal @ basis.T) * (normal @ np.linalg.inv(basis))
-    return np.abs(along) < CLAIM / 2 * np.clip(shown, 0.1, 1), shown > LEAST_SHOWN
-
-
-def _layers(hkl: NDArray[np.float64]) -> int:
-    """On every how manieth layer along some axis the peaks (n, 3) lie, 1 where on all.
-
-    A wrong cell fits where its layers coincide with true ones. Layers 0 say nothing, and every second one may be the
-    work of a pseudo-translation.
-    """
-    for along in hkl.T:
-        indices = along[along != 0]
-        for layers in range(3, 8):
-            hit = int(np.count_nonzero(indices % layers == 0))
-            if hit > 2 and bdtrc(hit - 1, len(indices), 1 / layers) < MAX_LAYER_CHANCE:
-                return layers
-    return 1
-
-
-def _setting(basis: NDArray[np.float64], target: Target) -> NDArray[np.float64]:
-    """The same lattice in the axes that come closest to the target's, as it is where others are no closer.
-
-    Where two axes are nearly equal, peaks alone may have taken one for the other.
-    """
-    settings = target.settings @ basis
-    metrics = np.einsum("nij,nkj->nik", settings, settings)
-    wanted = target.basis @ target.basis.T
-    size = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
-    deviation = np.sqrt((((metrics - wanted) / size) ** 2).sum(axis=(1, 2)))
-    best = int(np.argmin(deviation))
-    return np.asarray(settings[best] if deviation[best] < 0.9 * deviation[0] - 1e-3 else basis)
+    """A lattice that was found in the first peaks (3, n), fitted to all."""
+    return basis if q.shape[1] <= n_used else fit_outwards(q, beam, basis, target.basis, n_used)

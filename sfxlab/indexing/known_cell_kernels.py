@@ -81,7 +81,12 @@ def best_of(
             bases[c] = fit_rotation(inner, k, n_scan, bases[c])
         misfits(inner, k, bases[c], work)
         chances[c] = log10_chance(work, volume, mean_reach(inner), n_rotations, loose, factorials, NOT_TURNED)[0]
-    order = np.argsort(chances, kind="mergesort")
+        # The first one had the highest score.
+        beyond_doubt = chances[c] < BEYOND_DOUBT and np.count_nonzero(work[2] < 0.25) > 0.5 * n
+        if c == 0 and beyond_doubt and not is_known(bases[c], known):
+            n_kept = 1
+            break
+    order = np.argsort(chances[:n_kept], kind="mergesort")
     n_refined = 0
     for c in order:
         if n_refined == REFINED:

@@ -66,13 +66,14 @@ def find_lattice(
     target: Target,
     *,
     deadline: float = math.inf,
+    may_be_loose: bool = True,
     only_loose: bool = False,
 ) -> tuple[NDArray[np.float64], float]:
     """The lattice that peaks (3, n), 1/Å, innermost first, are least likely to suit by chance, and log10 of that.
 
-    Reduced real axes as rows, Å, and none of the `known` lattices, (n, 3, 3); log10 is 0 where nothing was found. With
-    `only_loose` the cell may be off by some per cent from the start. No further way of searching begins after
-    `deadline` (of `time.monotonic`), and each is bounded by counts. METHODS.md section 4.4.
+    Reduced real axes as rows, Å, and none of the `known` lattices, (n, 3, 3); log10 is 0 where nothing was found. In
+    the end the cell `may_be_loose`, off by some per cent, with `only_loose` from the start. No further way of searching
+    begins after `deadline` (of `time.monotonic`), and each is bounded by counts. METHODS.md section 4.4.
     """
     peaks = _Peaks(q, beam, known)
     ways: list[_Way] = [partial(_by_pairs, 1, FIRST_PAIRED), partial(_by_pairs, FIRST_PAIRED, PAIRED), _by_axes]
@@ -80,7 +81,7 @@ def find_lattice(
         ways.insert(2, _in_crowd)
     if only_loose:
         ways = []
-    if q.shape[1] >= LEAST_SCANNED:
+    if may_be_loose and q.shape[1] >= LEAST_SCANNED:
         # Fewer peaks suit some loose cell or other.
         ways.append(_by_loose_axes)
     best, best_p = target.basis.copy(), 0.0

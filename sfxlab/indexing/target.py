@@ -97,6 +97,18 @@ class Target:
         size = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
         return np.asarray(changed[int(np.argmin((((metric - wanted) / size) ** 2).sum(axis=(1, 2))))])
 
+    def setting(self, reduced: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The lattice of reduced axes (rows, Å) in those closest to the target's, as it is where others are no closer.
+
+        Where two axes are nearly equal, peaks alone may have taken one for the other.
+        """
+        wanted = self.basis @ self.basis.T
+        changed = self.settings @ (reduced @ reduced.T) @ self.settings.transpose(0, 2, 1)
+        size = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
+        deviation = np.sqrt((((changed - wanted) / size) ** 2).sum(axis=(1, 2)))
+        best = int(np.argmin(deviation))
+        return np.asarray(self.settings[best] @ reduced if deviation[best] < 0.9 * deviation[0] - 1e-3 else reduced)
+
     def deviation(self, reduced: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Relative deviations of a, b, c (3,) and deviations of the angles in degrees (3,) from the given cell's."""
         conventional = np.linalg.inv(self.to_reduced) @ reduced

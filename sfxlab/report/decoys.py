@@ -17,6 +17,13 @@ from sfxlab.store import Run
 
 SAMPLE = 200
 """Hits whose peaks are scrambled, evenly spaced over the run."""
+LEAD = (
+    "Peaks of hits with their azimuths scrambled hold no lattice; as many as are indexed all the same are false. This"
+    " is the rate for random peaks. Decoys underestimate false lattices of crystals with another cell than the given"
+    " one: peaks of these lie on layers, some of which both cells may share, and fit more often. Where the sample may"
+    " hold such crystals, or the cell is not certain, index some of the hits without a cell to see."
+)
+"""What decoys tell, and what they do not."""
 
 
 def count_decoys(run: Run, sample: int = SAMPLE) -> DecoyCount:
@@ -55,5 +62,4 @@ def decoys(run: Run) -> str:
         return section("False lattices", f"<p class=missing>{html.escape(str(error))}</p>")
     if count.tried == 0:
         return ""
-    lead = "Peaks of hits with their azimuths scrambled hold no lattice; as many as are indexed all the same are false."
-    return section("False lattices", f"<p>Decoys indexed: {html.escape(str(count))}.</p>", lead)
+    return section("False lattices", f"<p>Decoys indexed: {html.escape(str(count))}.</p>", LEAD)
