@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sfxlab.crystal import UnitCell
     from sfxlab.merging import Merged
+    from sfxlab.merging.anisotropy import Direction
     from sfxlab.merging.cutoffs import Cutoff
     from sfxlab.merging.distribution import TwinTest, WilsonPlot
     from sfxlab.merging.table_one import RunFacts
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 _AGREEMENT: tuple[Column, ...] = (
     *RANGE, ("common", "n_common", 1, 0), ("CC", "cc", 1, 4), ("R1(I) %", "r1i", 100, 1), ("R1(F) %", "r1f", 100, 1),
     ("R2 %", "r2", 100, 1),
+)  # fmt: skip
+_MEASUREMENTS: tuple[Column, ...] = (
+    *RANGE, ("measured", "n_measurements", 1, 0), ("mult. 5 %", "multiplicity_5", 1, 0),
+    ("median", "multiplicity_50", 1, 0), ("95 %", "multiplicity_95", 1, 0), ("Rmerge %", "r_merge", 100, 1),
+    ("Rmeas %", "r_meas", 100, 1), ("Rpim %", "r_pim", 100, 1), ("⟨I²⟩/⟨I⟩²", "second_moment", 1, 2),
 )  # fmt: skip
 _ERRORS: tuple[Column, ...] = (
     *RANGE, ("pairs", "n_pairs", 1, 0), ("CC1/2 σ-τ", "cc_half_sigma_tau", 1, 4), ("within 1σ %", "d1sig", 100, 1),
@@ -66,8 +72,9 @@ def stats_command(
 ) -> None:
     """Figures of merit by resolution, and agreement with a reference.
 
-    Besides: how well the errors suit the differences of half data sets, anomalous differences where Friedel mates are
-    apart, the Wilson B factor, a test for twins, and where the usual rules would cut the data off.
+    Besides: how often reflections were measured, how well the errors suit the differences of half data sets, how far
+    the data reach along each axis, anomalous differences where Friedel mates are apart, the Wilson B factor, a test for
+    twins, and where the usual rules would cut the data off.
 
     \b
     Examples:
@@ -76,6 +83,7 @@ def stats_command(
     """
     from sfxlab.crystal import read_cell
     from sfxlab.merging import compare, read_merged
+    from sfxlab.merging.anisotropy import directions
     from sfxlab.merging.comparison import read_comparable
     from sfxlab.merging.cutoffs import resolution_cutoffs, to_rows
     from sfxlab.merging.distribution import twin_test, wilson_plot
@@ -90,16 +98,21 @@ def stats_command(
         other = read_comparable(reference, merged)
         comparison = compare(merged, other, shells, highres, lowres)
     wilson, twins = wilson_plot(merged, highres, lowres), twin_test(merged, highres, lowres)
-    cutoffs = resolution_cutoffs(statistics)
+    cutoffs, along = resolution_cutoffs(statistics), directions(merged, shells, highres, lowres)
     if table_path is not None:
         _write_table(merged, table_path, facts_of_runs(run_paths), highres, lowres)
     if as_json:
         rows = {"shells": statistics.to_rows(), "comparison": comparison.to_rows() if comparison else None}
-        print_json({**rows, "wilson": _wilson(wilson), "twins": _twins(twins), "cutoffs": to_rows(cutoffs)})
+        by_direction = {d.name: {"limit": d.limit.d_min, "shells": d.to_rows()} for d in along}
+        more = {"wilson": _wilson(wilson), "twins": _twins(twins), "cutoffs": to_rows(cutoffs)}
+        print_json({**rows, "directions": by_direction, **more})
         return
     print_shells(statistics, MERIT, "figures of merit")
+    if statistics.overall.n_measurements:
+        print_shells(statistics, _MEASUREMENTS, "measurements (R factors mean little for stills)")
     if math.isfinite(statistics.overall.cc_half):
         print_shells(statistics, _ERRORS, "errors against differences of halves")
+        _print_directions(along)
     if math.isfinite(statistics.overall.cc_ano):
         print_shells(statistics, _ANOMALOUS, "anomalous differences")
     if comparison is not None:
@@ -144,6 +157,24 @@ def _write_table(merged: Merged, path: Path, facts: RunFacts | None, d_min: floa
 def _print_cutoffs(cutoffs: Sequence[Cutoff]) -> None:
     rows = [(c.rule, fixed(c.d_min, 2), "the data end there" if c.at_edge else "") for c in cutoffs]
     print_table(("rule", "d min", ""), rows, "where rules would cut the data off", text=("rule", ""))
+
+
+def _print_directions(along: Sequence[Direction]) -> None:
+    if not along:
+        return
+    headings = ["d max", "d min", *(f"{what} {d.name}" for d in along for what in ("CC*", "I/σ"))]
+    shells = zip(*((*d.shells, d.overall) for d in along), strict=True)
+    rows = [
+        [fixed(one[0].d_max, 2), fixed(one[0].d_min, 2),
+         *(text for shell in one for text in (fixed(shell.cc_star, 4), fixed(shell.snr, 1)))]
+        for one in shells
+    ]  # fmt: skip
+    rows.append(["CC1/2 ≥ 0.3 to", "", *(text for d in along for text in (_limit(d), ""))])
+    print_table(headings, rows, "within 30° of reciprocal axes", text=("d max",))
+
+
+def _limit(direction: Direction) -> str:
+    return fixed(direction.limit.d_min, 2) + (" (end)" if direction.limit.at_edge else "")
 
 
 def _wilson(plot: WilsonPlot) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def read_comparable(path: str | Path, merged: Merged) -> Merged:
     none = Intensities.missing(len(hkl))
     return replace(
         merged, hkl=group.asu(hkl), intensity=intensity, sigma=none.sigma, n_observations=none.n_observations,
-        half1=none, half2=none, point_group=group, space_group=space_group, history={}, crystals=None,
+        deviation=None, half1=none, half2=none, point_group=group, space_group=space_group, history={}, crystals=None,
     )  # fmt: skip
 
 

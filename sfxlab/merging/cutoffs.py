@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
@@ -24,6 +24,19 @@ class Cutoff:
     """Å; NaN where the rule holds nowhere, or where its figure is not known."""
     at_edge: bool
     """Whether the rule holds to the very end of the data, so that the true limit may lie beyond."""
+
+
+class ShellOfPairs(Protocol):
+    """A range of resolution and how the halves correlate there."""
+
+    @property
+    def d_max(self) -> float: ...
+    @property
+    def d_min(self) -> float: ...
+    @property
+    def n_pairs(self) -> int: ...
+    @property
+    def cc_half(self) -> float: ...
 
 
 # Name, field of a shell, threshold, and whether the figure is good above it.
@@ -57,12 +70,18 @@ def resolution_cutoffs(statistics: ShellStatistics) -> tuple[Cutoff, ...]:
     )
 
 
+def fitted_limit(shells: Sequence[ShellOfPairs], limit: float) -> Cutoff:
+    """Where the curve through CC1/2 falls to a limit; NaN where nothing can be fitted."""
+    rule, curve = f"CC1/2 ≥ {limit:g}", _fitted_cc_half(shells)
+    return Cutoff(rule, float("nan"), False) if curve is None else _of_curve(rule, curve, limit, shells)
+
+
 def to_rows(cutoffs: Sequence[Cutoff]) -> list[dict[str, Any]]:
     """One dictionary for each rule."""
     return [{"rule": c.rule, "d_min": c.d_min, "at_edge": c.at_edge} for c in cutoffs]
 
 
-def middles(shells: Sequence[Shell]) -> Values:
+def middles(shells: Sequence[ShellOfPairs]) -> Values:
     """1/d of the middle of each shell, (n,), 1/Å."""
     return np.array([((1 / s.d_max if np.isfinite(s.d_max) else 0) + 1 / s.d_min) / 2 for s in shells])
 
@@ -71,7 +90,7 @@ def _tanh(s2: Values, centre: float, width: float) -> Values:
     return np.asarray(0.5 * (1 - np.tanh((s2 - centre) / width)))
 
 
-def _fitted_cc_half(shells: Sequence[Shell]) -> tuple[float, float] | None:
+def _fitted_cc_half(shells: Sequence[ShellOfPairs]) -> tuple[float, float] | None:
     """Centre and width of the curve, 1/Å²; None where too few shells have a CC1/2 or nothing fits."""
     known = [s for s in shells if np.isfinite(s.cc_half) and s.n_pairs > 3]
     if len(known) < 4:
@@ -90,7 +109,7 @@ def _fitted_cc_half(shells: Sequence[Shell]) -> tuple[float, float] | None:
     return float(found[0]), float(found[1])
 
 
-def _of_curve(rule: str, curve: tuple[float, float], limit: float, shells: Sequence[Shell]) -> Cutoff:
+def _of_curve(rule: str, curve: tuple[float, float], limit: float, shells: Sequence[ShellOfPairs]) -> Cutoff:
     centre, width = curve
     crossing = centre + width * np.arctanh(1 - 2 * limit)
     end = shells[-1].d_min

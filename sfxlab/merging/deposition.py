@@ -31,12 +31,20 @@ _SHELL_ITEMS = {
     "d_res_high": "d_min", "d_res_low": "d_max", "number_unique_obs": "n_unique", "number_possible": "n_possible",
     "number_measured_obs": "n_measurements", "percent_possible_obs": "completeness", "pdbx_redundancy": "multiplicity",
     "meanI_over_sigI_obs": "snr", "pdbx_R_split": "rsplit", "pdbx_CC_half": "cc_half", "pdbx_CC_star": "cc_star",
+    "Rmerge_I_all": "r_merge", "pdbx_Rrim_I_all": "r_meas", "pdbx_Rpim_I_all": "r_pim",
+    "pdbx_CC_half_anomalous": "cc_ano",
 }  # fmt: skip
 _OVERALL_ITEMS = {
     "d_resolution_high": "d_min", "d_resolution_low": "d_max", "number_obs": "n_unique", "number_all": "n_possible",
     "pdbx_number_measured_all": "n_measurements", "percent_possible_obs": "completeness",
     "pdbx_redundancy": "multiplicity", "pdbx_netI_over_sigmaI": "snr", "pdbx_R_split": "rsplit",
-    "pdbx_CC_half": "cc_half", "pdbx_CC_star": "cc_star",
+    "pdbx_CC_half": "cc_half", "pdbx_CC_star": "cc_star", "pdbx_Rmerge_I_all": "r_merge",
+    "pdbx_Rrim_I_all": "r_meas", "pdbx_Rpim_I_all": "r_pim", "pdbx_CC_half_anomalous": "cc_ano",
+}  # fmt: skip
+# What the dictionary allows: of the whole, and of shells.
+_LIMITS = {
+    "cc_half": ((0, 1), (0, 1)), "rsplit": ((0, 2), (0, 10)), "r_merge": ((0, math.inf), (0, math.inf)),
+    "r_meas": ((0, 5), (0, math.inf)), "r_pim": ((0, math.inf), (0, math.inf)),
 }  # fmt: skip
 
 
@@ -127,13 +135,16 @@ def _statistics(block: gemmi.cif.Block, merged: Merged, d_min: float | None, d_m
     statistics = merged.statistics(10, d_min, d_max)
     _pairs(block, "reflns", {
         "entry_id": block.name, "pdbx_diffrn_id": "1", "pdbx_ordinal": "1",
-        **{item: _figure(statistics.overall, name) for item, name in _OVERALL_ITEMS.items()},
+        **{item: _figure(statistics.overall, name, 0) for item, name in _OVERALL_ITEMS.items()},
+        "pdbx_CC_split_method": "by_lattice" if math.isfinite(statistics.overall.cc_half) else "?",
         "B_iso_Wilson_estimate": _value(wilson_plot(merged, d_min, d_max).b_factor, 2),
     })  # fmt: skip
-    if not merged.point_group.centrosymmetric:
-        _pairs(block, "reflns", {"details": "Numbers of reflections count Friedel mates apart."})
+    details = [] if merged.point_group.centrosymmetric else ["Numbers of reflections count Friedel mates apart."]
+    if math.isfinite(statistics.overall.r_meas):
+        details.append("Rmerge, Rrim and Rpim mean little for stills, whose observations are partial.")
+    _pairs(block, "reflns", {"details": " ".join(details)} if details else {})
     rows = [
-        [str(number), "1", *(_figure(shell, name) for name in _SHELL_ITEMS.values())]
+        [str(number), "1", *(_figure(shell, name, 1) for name in _SHELL_ITEMS.values())]
         for number, shell in enumerate(statistics.shells, start=1)
     ]
     _loop(block, "reflns_shell", ["pdbx_ordinal", "pdbx_diffrn_id", *_SHELL_ITEMS], rows)
@@ -147,8 +158,11 @@ def _software(block: gemmi.cif.Block, facts: RunFacts | None) -> None:
     _loop(block, "software", ["pdbx_ordinal", "classification", "name", "version"], rows)
 
 
-def _figure(shell: Shell, name: str) -> str:
+def _figure(shell: Shell, name: str, kind: int) -> str:
+    """A figure of the whole (`kind` 0) or of a shell (1); what the dictionary does not allow is unknown."""
     value = getattr(shell, name)
+    if name in _LIMITS and not _LIMITS[name][kind][0] < value <= _LIMITS[name][kind][1]:
+        return "?"
     if isinstance(value, int):
         return str(value)
     return _value(100 * value if name == "completeness" else value, 4)

@@ -20,6 +20,7 @@ _RESIDUE = {"C": 5.0, "H": 8.0, "N": 1.35, "O": 1.5}
 # Å; solvent and secondary structure bend the plot at lower resolution.
 _STRAIGHT_FROM = 3.2
 _MOST_BINS, _LEAST_IN_BIN = 50, 30
+_MOMENT_BINS = 20
 _LEAST_SNR = 3.0
 # Of indices, so that pairs are close to each other and of the same parity, whatever the centring.
 _STEPS = ((2, 0, 0), (0, 2, 0), (0, 0, 2), (2, 2, 0), (2, -2, 0), (2, 0, 2), (2, 0, -2), (0, 2, 2), (0, 2, -2))
@@ -98,11 +99,11 @@ def twin_test(merged: Merged, d_min: float | None = None, d_max: float | None = 
     hkl, intensity, sigma, resolution = _within(merged, d_min, d_max)
     laue = merged.point_group.laue_group
     epsilon, centric = multiplicities(rotations_of(merged), hkl)
-    bins = _bins(resolution, 20)
-    count = np.maximum(np.bincount(bins, minlength=20), 1)
+    bins = _bins(resolution, _MOMENT_BINS)
+    count = np.maximum(np.bincount(bins, minlength=_MOMENT_BINS), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.nan_to_num(intensity / sigma, posinf=0, neginf=0)
-    strong = (np.bincount(bins, weights=snr, minlength=20) / count >= _LEAST_SNR)[bins] & ~centric
+    strong = (np.bincount(bins, weights=snr, minlength=_MOMENT_BINS) / count >= _LEAST_SNR)[bins] & ~centric
     # Without the fall with resolution, which would widen the spread of pairs.
     unit = intensity / epsilon / _mean_at(resolution, intensity / epsilon, bins)
     hkl, intensity, bins = hkl[strong], unit[strong], bins[strong]
@@ -136,6 +137,15 @@ def rotations_of(merged: Merged) -> NDArray[np.int32]:
     if not group.centrosymmetric:
         return group.operations
     return np.asarray(group.operations[np.linalg.det(group.operations) > 0], dtype=np.int32)
+
+
+def acentric_intensities(merged: Merged, resolution: Values) -> Values:
+    """I/ε over its mean at that resolution (1/d), (n,); NaN for centric reflections and those that are not known."""
+    epsilon, centric = multiplicities(rotations_of(merged), merged.hkl)
+    unit = np.where(centric, np.nan, merged.intensity / epsilon)
+    known = np.isfinite(unit)
+    unit[known] /= _mean_at(resolution[known], unit[known], _bins(resolution[known], _MOMENT_BINS))
+    return unit
 
 
 def multiplicities(operations: NDArray[np.int32], hkl: NDArray[np.int32]) -> tuple[Values, NDArray[np.bool_]]:

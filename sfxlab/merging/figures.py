@@ -82,6 +82,20 @@ def r_ano(plus: Values, minus: Values) -> float:
     return ratio(2 * np.abs(plus - minus).sum(), (plus + minus).sum())
 
 
+def merging_factors(intensity: Values, count: NDArray[np.integer], deviation: Values) -> tuple[float, float, float]:
+    """Rmerge, Rmeas and Rpim, fractions (Diederichs & Karplus 1997; Weiss 2001).
+
+    `deviation` is the mean of |Iᵢ − I| of each reflection over its `count` observations. With n of them, Rmeas is
+    Σ √(n / (n − 1)) Σᵢ |Iᵢ − I| / Σ n I, Rpim has √(1 / (n − 1)) instead, and Rmerge 1. Reflections that were observed
+    once do not count.
+    """
+    known = (count > 1) & np.isfinite(deviation)
+    n, intensity, sums = count[known], intensity[known], count[known] * deviation[known]
+    total = float((n * intensity).sum())
+    r_merge, r_meas, r_pim = (ratio((f * sums).sum(), total) for f in (1.0, np.sqrt(n / (n - 1)), np.sqrt(1 / (n - 1))))
+    return r_merge, r_meas, r_pim
+
+
 def factors_onto(i1: Values, i2: Values, resolution: Values) -> Values:
     """What puts `i2` on the scale of `i1`, (n,): k exp(B s²) by a straight line through ln(I1 / I2) against s².
 

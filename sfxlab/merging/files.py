@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Labels of intensity, sigma and number of observations: of all, and of both halves.
 _LABELS = (("IMEAN", "SIGIMEAN", "N"), ("IHALF1", "SIGIHALF1", "NHALF1"), ("IHALF2", "SIGIHALF2", "NHALF2"))
 FREE = LABELS[0]
+_DEVIATION = "ADEV"
 _BIJVOET_LABELS = (("I", "SIGI", "N"), *_LABELS[1:])
 
 
@@ -115,7 +116,7 @@ def _plain_columns(merged: Merged) -> dict[str, NDArray[np.float64]]:
     columns: dict[str, NDArray[np.float64]] = {}
     for labels, part in zip(_LABELS, merged.sets, strict=True):
         columns |= zip(labels, (part.intensity, part.sigma, part.n_observations.astype(np.float64)), strict=True)
-    return columns
+    return columns if merged.deviation is None else columns | {_DEVIATION: merged.deviation}
 
 
 def _bijvoet_columns(merged: Merged, space_group: str) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float64]]]:
@@ -131,6 +132,10 @@ def _bijvoet_columns(merged: Merged, space_group: str) -> tuple[NDArray[np.int32
             placed = part[chosen].placed(place[chosen], len(rows))
             values = (placed.intensity, placed.sigma, placed.n_observations.astype(np.float64))
             pairs |= zip((f"{label}({sign})" for label in labels), values, strict=True)
+    if merged.deviation is not None:
+        for sign, chosen in (("+", is_plus), ("-", ~is_plus)):
+            of_sign = pairs[f"{_DEVIATION}({sign})"] = np.full(len(rows), np.nan)
+            of_sign[place[chosen]] = merged.deviation[chosen]
     intensity, sigma, count = (np.stack([pairs[f"{label}({sign})"] for sign in "+-"]) for label in _BIJVOET_LABELS[0])
     weight = np.where(np.isfinite(intensity), np.maximum(count, 1), 0.0)
     mean = {
@@ -158,6 +163,8 @@ def _amplitudes(
 def _mtz_type(label: str) -> str:
     if label.startswith("N") or label == FREE:
         return "I"
+    if label.startswith(_DEVIATION):
+        return "R"
     if label in ("F", "F(+)", "F(-)"):
         return "F" if label == "F" else "G"
     if label in ("SIGF(+)", "SIGF(-)"):
@@ -181,12 +188,17 @@ def _read_mtz(path: Path) -> Merged:
         n = len(table.hkl)
         second = np.arange(2 * n) >= n
         keep = np.isfinite(sets[0].intensity) & ~(second & np.tile(np.all(hkl[:n] == hkl[n:], axis=1), 2))
+        labels = [f"{_DEVIATION}({sign})" for sign in "+-"]
+        known = set(labels) <= table.columns.keys()
+        deviation = np.concatenate([table.columns[label] for label in labels]) if known else None
     else:
         group = point_group_of(table.space_group, friedel=True)
         hkl, sets = group.asu(table.hkl), _mean_sets(table, path)
         keep = np.isfinite(sets[0].intensity)
+        deviation = table.columns.get(_DEVIATION)
     history = {"mtz": list(table.history)}
-    return _assemble(hkl[keep], [s[keep] for s in sets], cell, group, table.space_group, table.wavelength, history)
+    sets, deviation = [s[keep] for s in sets], None if deviation is None else deviation[keep]
+    return _assemble(hkl[keep], sets, cell, group, table.space_group, table.wavelength, history, deviation)
 
 
 def _mean_sets(table: MtzTable, path: Path) -> list[Intensities]:
@@ -255,6 +267,7 @@ def _assemble(
     space_group: str | None,
     wavelength: float,
     history: Mapping[str, object],
+    deviation: NDArray[np.float64] | None = None,
 ) -> Merged:
     from sfxlab.merging.merged import Merged  # which imports this module to write itself
 
@@ -271,6 +284,7 @@ def _assemble(
         point_group=group,
         space_group=space_group,
         wavelength=wavelength,
+        deviation=None if deviation is None else deviation[order],
         history=history,
     )
 

@@ -38,7 +38,7 @@ from sfxlab.merging.polarisation import parse_polarisation
 from sfxlab.merging.post_refinement import PostRefinement
 from sfxlab.merging.scaling import Scaling
 from sfxlab.merging.splits import Labels, MergedSplits, crystals_by_label
-from sfxlab.merging.sums import Sums
+from sfxlab.merging.sums import Sums, absolute_deviations
 
 
 class Options(TypedDict, total=False):
@@ -153,7 +153,7 @@ def merge(
         By how much the cell of a crystal may differ from that of the merged data: lengths by a fraction, angles by
         degrees. Other crystals are left out.
     exclude:
-        Frames or crystals of the run to leave out: `session.tagged("frame", "ice")`, or numbers by kind
+        Frames or crystals of the run to leave out: `tagged("ice")` of an open session, or numbers by kind
         (`sfxlab.merging.exclusion`). Of several runs, give each as `without(run, …)`.
 
     Raises `CellError` for a symmetry that is unknown or not that of the cell, and `MergeError` where nothing can be
@@ -183,7 +183,9 @@ def merge(
         effects = effects_of(scaling)
         scaling = without_harmful(scaling, effects) if reject_harmful else scaling
     everything = np.ones(len(observations.crystals), dtype=bool)
-    sums = sum_observations(observations, scaling, [everything, *crystals.values()])
+    selections = [everything, *crystals.values()]
+    sums = sum_observations(observations, scaling, selections)
+    deviations = absolute_deviations(_scaled(observations, scaling), sums, selections)
     settings = {
         "model": model, "point_group": group.name, "space_group": name, "cell": list(observations.cell.parameters),
         "polarisation": polarisation or "none", "d_min": d_min, "d_max": d_max, "min_observations": min_observations,
@@ -197,22 +199,24 @@ def merge(
     history["errors"] = errors.history()
     limit = scaling.max_error if isinstance(scaling, PostRefinement) else None
     whole = merged_of(
-        sums[0], observations, name, scaling is not None, min_observations, history, errors=errors, max_error=limit
-    )
+        sums[0], observations, name, scaling is not None, min_observations, history, errors=errors, max_error=limit,
+        deviation=deviations[0],
+    )  # fmt: skip
     if scaling is not None and effects is not None:
         whole = replace(whole, crystals=crystal_table(scaling, effects))
     if labels is None:
         return whole
     used = everything if scaling is None else scaling.accepted
     by_label = {}
-    for (label, own), of_label in zip(crystals.items(), sums[1:], strict=True):
+    for (label, own), of_label, deviation in zip(crystals.items(), sums[1:], deviations[1:], strict=True):
         its_history = {
             **history, "label": label,
             "crystals": {"given": int(own.sum()), "used": int((own & used).sum())}, "observations": {},
         }  # fmt: skip
         by_label[label] = merged_of(
-            of_label, observations, name, scaling is not None, min_observations, its_history, label, errors, limit
-        )
+            of_label, observations, name, scaling is not None, min_observations, its_history, label, errors, limit,
+            deviation,
+        )  # fmt: skip
     return MergedSplits(whole, by_label)
 
 
@@ -222,7 +226,7 @@ def sum_observations(
     """Sums of the observations of each selection of crystals, (n_crystals,)."""
     sums = [Sums.zero(len(observations.hkl)) for _ in selections]
     signs = [selection.astype(np.int8) for selection in selections]
-    for block, factor, weight in scaling.blocks() if scaling else _unscaled(observations):
+    for block, factor, weight in _scaled(observations, scaling):
         half = observations.half[block.crystals]
         for sign, own in zip(signs, sums, strict=True):
             own.add(block, factor, weight, half, sign[block.crystals])
@@ -234,7 +238,7 @@ def sum_observations_by(
 ) -> Sums:
     """Sums of the observations of each group of crystals, which are numbered from 0, (n_crystals,)."""
     sums = Sums.zero(len(observations.hkl), n_groups)
-    for block, factor, weight in scaling.blocks() if scaling else _unscaled(observations):
+    for block, factor, weight in _scaled(observations, scaling):
         own = group[block.crystals]
         sums.add(block, factor, weight, own, np.ones(len(own), dtype=np.int8))
     return sums
@@ -248,12 +252,18 @@ def add_crystals(sums: Sums, scaling: Scaling, sign: NDArray[np.int8]) -> None:
 
 def errors_of(observations: Observations, scaling: Fit | None, sums: Sums) -> ErrorModel:
     """The errors of intensities that are merged from these sums over all crystals."""
-    blocks = scaling.blocks() if scaling else _unscaled(observations)
     inflation = scaling.inflation if isinstance(scaling, PostRefinement) else None
+    blocks = _scaled(observations, scaling)
     return fit_error_model(blocks, sums, observations.resolution, scaling is not None, inflation)
 
 
-def _unscaled(observations: Observations) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+def _scaled(
+    observations: Observations, scaling: Fit | None
+) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+    """The observations in blocks, what to divide each by, and its weight."""
+    if scaling is not None:
+        yield from scaling.blocks()
+        return
     for block in observations.blocks():
         yield block, np.ones(len(block)), np.ones(len(block))
 
@@ -268,6 +278,7 @@ def merged_of(
     label: str | None = None,
     errors: ErrorModel | None = None,
     max_error: NDArray[np.float64] | None = None,
+    deviation: NDArray[np.float64] | None = None,
 ) -> Merged:
     """Merged intensities of those reflections that were observed often enough, and no worse than with `max_error`.
 
@@ -296,6 +307,7 @@ def merged_of(
         point_group=o.point_group,
         space_group=space_group,
         wavelength=o.wavelength,
+        deviation=None if deviation is None else deviation[seen],
         history={**history, "observations": counts},
     )
 

@@ -38,6 +38,9 @@ class Merged:
     """Hermann-Mauguin symbol; None where the tables have no space group in this setting."""
     wavelength: float = float("nan")
     """Å."""
+    deviation: NDArray[np.float64] | None = None
+    """Mean of |Iᵢ − intensity| over the scaled observations Iᵢ of each reflection, with their weights, (n,); None where
+    it is not known."""
     history: Mapping[str, Any] = field(default_factory=dict)
     """How they were made: model, inputs, what was used and what was left out and why, when."""
     crystals: Any = field(default=None, repr=False, compare=False)

@@ -31,16 +31,9 @@ from sfxlab.merging.partiality_kernels import (
 )
 from sfxlab.merging.refinement_kernels import refine_crystals
 from sfxlab.merging.resolution_means import floored, resolution_shells
-from sfxlab.merging.scaling import (
-    B_LIMIT,
-    B_SPREAD,
-    CORRELATION_LIMIT,
-    LOG_SCALE_SPREAD,
-    Scaling,
-    expected_of,
-    too_few,
-)
+from sfxlab.merging.scaling import B_SPREAD, LOG_SCALE_SPREAD, Scaling, expected_of
 from sfxlab.merging.scaling_kernels import RETURN
+from sfxlab.merging.usual_crystals import B_LIMIT, CORRELATION_LIMIT, too_few
 
 GEOMETRY = ("h", "k", "l")
 """Columns of indices as measured."""

@@ -11,7 +11,7 @@ would count more than others, and the halves of pure noise would agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,6 @@ from sfxlab.merging.observations import Observations
 from sfxlab.merging.resolution_means import first_means, resolution_shells, shell_means
 from sfxlab.merging.scaling_kernels import (
     PRIOR_WEIGHT,
-    RETURN,
     STEP,
     assess,
     divide,
@@ -34,37 +33,28 @@ from sfxlab.merging.scaling_kernels import (
     typical_sigma,
     weigh,
 )
+from sfxlab.merging.usual_crystals import (
+    Usual,
+    judge,
+    noise_below_zero,
+    pooled_scatter,
+    too_few,
+    usual_correlation,
+    usual_scatter,
+)
 
 B_SPREAD = 25.0
 """Standard deviation of the relative B factors of crystals that is expected beforehand, Å²."""
 LOG_SCALE_SPREAD = 1.0
 """Standard deviation of ln G that is expected beforehand."""
-B_LIMIT = 100.0
-"""A crystal with a larger relative B factor, Å², is left out."""
-MIN_OBSERVATIONS = 5
-"""A crystal with fewer observations is left out."""
 OUTLIER_LIMIT = 10.0
 """An observation that is further from what the others predict, in standard deviations, is left out.
 
 Partiality makes the scatter far from normal: one full observation may be several times the mean of partial ones.
 """
-CORRELATION_LIMIT = 4.0
-"""A crystal whose correlation with the others is further below the usual one, in standard deviations, is left out."""
 
 _CONVERGED = 0.1
 _NEIGHBOURS = 40
-
-
-@dataclass(frozen=True)
-class Usual:
-    """What crystals are like, by which each is judged."""
-
-    scatter: float
-    """κ² over the observations of all accepted crystals."""
-    correlation: float
-    """Median of artanh of the correlations."""
-    spread: float
-    """Spread of artanh of the correlations, as a standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +176,7 @@ class _Fit:
         self.too_few = [too_few(count) for count in np.diff(o.offsets).tolist()]
         self.reasons = tuple(self.too_few)
         self.accepted = np.array([not reason for reason in self.reasons], dtype=bool)
-        self.usual = Usual(1.0, 0.0, 0.0)
+        self.usual = Usual(1.0, 0.0, 0.0, noise_below_zero(o))
         self._divided: dict[int, Divided] = {}
 
     def cycle(self) -> float:
@@ -209,15 +199,15 @@ class _Fit:
             own = block.crystals
             figures = (values[own] for values in (squares, counts, self.correlation, effective))
             arguments = self._arguments(block, y, noise, self.scale[own], self.b_factor[own])
-            assess(*(*arguments, OUTLIER_LIMIT, *figures))
+            assess(*(*arguments, OUTLIER_LIMIT, self.usual.below_zero, *figures))
             o.columns.put(block.number, "outlier", block.columns["outlier"])
-        correlation, spread = _usual_correlation(self.correlation, effective)
-        self.reasons = _judge(
+        correlation, spread = usual_correlation(self.correlation, effective)
+        self.reasons = judge(
             self.too_few, self.b_factor, self.correlation, effective, self.accepted, correlation, spread
         )
         self.accepted = np.array([not reason for reason in self.reasons], dtype=bool)
-        self.usual = Usual(_usual_scatter(squares, counts, self.accepted), correlation, spread)
-        self.scatter = _pooled_scatter(squares, counts, self.usual.scatter)
+        self.usual = Usual(usual_scatter(squares, counts, self.accepted), correlation, spread, self.usual.noise)
+        self.scatter = pooled_scatter(squares, counts, self.usual.scatter)
         # From here on sums are of those observations that are in now, with the weights that are valid now.
         self._sum()
         if not np.array_equal(accepted, self.accepted):
@@ -317,11 +307,12 @@ def fit_to_others(scaling: Scaling, others: Observations, cycles: int = 8) -> Cr
             fit_crystals(*(*arguments, B_SPREAD, LOG_SCALE_SPREAD, np.empty(own.stop - own.start)))
             arguments[2:4] = _divided(block, s2, scale, b_factor)
             squares, counts = np.zeros((2, own.stop - own.start))
-            assess(*(*arguments, OUTLIER_LIMIT, squares, counts, correlation[own], effective[own]))
-            scatter[own] = _pooled_scatter(squares, counts, usual.scatter)
+            figures = squares, counts, correlation[own], effective[own]
+            assess(*(*arguments, OUTLIER_LIMIT, usual.below_zero, *figures))
+            scatter[own] = pooled_scatter(squares, counts, usual.scatter)
         others.columns.put(block.number, "outlier", outlier)
     few = [too_few(count) for count in np.diff(others.offsets).tolist()]
-    reasons = _judge(few, b_factor, correlation, effective, ~outside, usual.correlation, usual.spread)
+    reasons = judge(few, b_factor, correlation, effective, ~outside, usual.correlation, usual.spread)
     return CrystalScales(scale, b_factor, scatter, correlation, reasons)
 
 
@@ -365,56 +356,3 @@ def _totals(scaling: Scaling) -> NDArray[np.float64]:
             totals, half[own], scaling.scatter[own], scaling.accepted[own], block.columns["outlier"],
         )  # fmt: skip
     return totals
-
-
-def _usual_correlation(correlation: NDArray[np.float64], effective: NDArray[np.float64]) -> tuple[float, float]:
-    """Centre and spread of artanh of the correlations of crystals that have enough observations to tell."""
-    z = np.arctanh(np.clip(correlation, -0.99, 0.99))[effective > 10]
-    if not len(z):
-        return 0.0, 0.0
-    return float(np.median(z)), float(np.median(np.abs(z - np.median(z)))) * 1.4826
-
-
-def _judge(
-    few: Sequence[str],
-    b_factor: NDArray[np.float64],
-    correlation: NDArray[np.float64],
-    effective: NDArray[np.float64],
-    accepted: NDArray[np.bool_],
-    centre: float,
-    spread: float,
-) -> tuple[str, ...]:
-    """Why a crystal is not to be used; empty where it is. `few` says where there are too few observations.
-
-    A correlation is judged against those of the other crystals, not against a fixed value: choosing crystals that
-    agree by chance would make the halves of pure noise agree. The arguments are of crystals, (n_crystals,).
-    """
-    z = np.arctanh(np.clip(correlation, -0.99, 0.99))
-    limit = CORRELATION_LIMIT * np.sqrt(1 / np.maximum(effective - 3, 1) + spread**2)
-    limit *= np.where(accepted, 1.0, RETURN)
-    strange = (effective > 10) & (centre - z > limit)
-    reasons = list(few)
-    for i in np.flatnonzero((np.abs(b_factor) > B_LIMIT) | strange).tolist():
-        if reasons[i]:
-            continue
-        if abs(b_factor[i]) > B_LIMIT:
-            reasons[i] = f"relative B factor of {b_factor[i]:.0f} Å², limit {B_LIMIT:.0f}"
-        else:
-            reasons[i] = f"correlation with the others {correlation[i]:.2f}, usual {np.tanh(centre):.2f}"
-    return tuple(reasons)
-
-
-def too_few(count: int) -> str:
-    return "" if count >= MIN_OBSERVATIONS else f"only {count} usable observations, {MIN_OBSERVATIONS} needed"
-
-
-def _usual_scatter(squares: NDArray[np.float64], counts: NDArray[np.float64], accepted: NDArray[np.bool_]) -> float:
-    """κ² over all accepted crystals."""
-    total = counts[accepted].sum()
-    return float(np.clip(squares[accepted].sum() / total if total > 10 else 1.0, 0.01, 4.0))
-
-
-def _pooled_scatter(squares: NDArray[np.float64], counts: NDArray[np.float64], usual: float) -> NDArray[np.float64]:
-    """κ of each crystal, drawn towards that of all where a crystal has few strong observations."""
-    pooled = (squares + 30 * usual) / (counts + 30)
-    return np.sqrt(np.clip(pooled, 0.25 * usual, 25.0))

@@ -171,13 +171,14 @@ def fit_crystals(  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def assess(  # type: ignore[no-untyped-def]
     offsets, reflection, y, noise, s2, mean, expected, totals, half, scale, b_factor, scatter, accepted, outlier,
-    limit, squares, counts, correlation, effective,
+    limit, below_zero, squares, counts, correlation, effective,
 ):  # fmt: skip
     """Mark outliers, and measure the scatter and the correlation of each crystal, in place.
 
-    An outlier has |y − m| > limit · √((σ/f)² + κ² (m² + v) + v). `squares` / `counts` is the mean of
-    ((y − m)² − (σ/f)² − v) / m² over observations of reflections that are well above the noise; `correlation` is that
-    of y and m, both divided by the mean at that resolution and weighted by their variance, over `effective` many.
+    An outlier has |y − m| > limit · √((σ/f)² + κ² (m² + v) + v) or y < −`below_zero` σ/f, because whatever share of a
+    reflection is observed, it is not negative. `squares` / `counts` is the mean of ((y − m)² − (σ/f)² − v) / m² over
+    observations of reflections that are well above the noise; `correlation` is that of y and m, both divided by the
+    mean at that resolution and weighted by their variance, over `effective` many.
     """
     for i in range(len(scale)):
         sw, sww, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -186,9 +187,12 @@ def assess(  # type: ignore[no-untyped-def]
             r, value, variance = reflection[j], y[j], noise[j]
             w = 1.0 / (k2 * expected[r] * expected[r] + variance) if accepted[i] and not outlier[j] else 0.0
             m, v = without(mean[r], expected[r], sums[r, 0], sums[r, 1], sums[r, 2], w, w * value, w * w * variance)
-            allowed = limit * RETURN if outlier[j] else limit
-            square = (value - m) ** 2
-            outlier[j] = square > allowed * allowed * (variance + k2 * (m * m + v) + v)
+            back = RETURN if outlier[j] else 1.0
+            square, negative = (value - m) ** 2, min(value, 0.0)
+            outlier[j] = (
+                square > (limit * back) ** 2 * (variance + k2 * (m * m + v) + v)
+                or negative * negative > (below_zero * back) ** 2 * variance
+            )
             if outlier[j]:
                 continue
             if variance < 0.25 * m * m and v < 0.25 * m * m:

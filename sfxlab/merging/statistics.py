@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sfxlab.crystal import possible_reflections, resolution_of
 from sfxlab.errors import MergeError
+from sfxlab.merging.distribution import acentric_intensities
 from sfxlab.merging.figures import (
     Values,
     cc_half_sigma_tau,
@@ -20,6 +21,7 @@ from sfxlab.merging.figures import (
     correlation_interval,
     crd_ano,
     factors_onto,
+    merging_factors,
     r_ano,
     ratio,
     rsplit,
@@ -48,9 +50,22 @@ class Shell:
     n_measurements: int
     multiplicity: float
     """Measurements for each unique reflection; NaN where the file does not say."""
+    multiplicity_5: float
+    """5 % of the unique reflections were measured so often or less; NaN where the file does not say."""
+    multiplicity_50: float
+    """The median."""
+    multiplicity_95: float
     snr: float
     """Mean of I/σ(I)."""
     mean_intensity: float
+    second_moment: float
+    """⟨(I/ε)²⟩/⟨I/ε⟩² of acentric reflections, without the fall with resolution: 2 without errors and twins, 1.5 for
+    perfect twins."""
+    r_merge: float
+    """These three (`sfxlab.merging.figures.merging_factors`) say how far scaled observations scatter. For stills they
+    mean little, because that is mostly partiality; depositions ask for them. NaN where the file does not say."""
+    r_meas: float
+    r_pim: float
     n_pairs: int
     """Reflections in both half data sets, over which CC1/2, CC* and Rsplit are."""
     cc_half: float
@@ -100,12 +115,9 @@ def shell_statistics(
     r_min, r_max = range_of(resolution, d_min, d_max)
     possible = possible_reflections(merged.cell, merged.point_group, r_max, r_min)
     possible_resolution = resolution_of(merged.cell, possible)
-    i1, i2 = merged.half1.intensity, merged.half2.intensity
-    paired = np.isfinite(i1) & np.isfinite(i2) & (resolution >= r_min) & (resolution < r_max)
-    factors = np.ones(len(i2))
-    factors[paired] = factors_onto(i1[paired], i2[paired], resolution[paired])
-    i2 = i2 * factors
-    error = np.hypot(merged.half1.sigma, factors * merged.half2.sigma)
+    i1, i2, error, paired = halves_on_one_scale(merged, resolution, r_min, r_max)
+    unit = acentric_intensities(merged, resolution)
+    deviation = np.full(len(i1), np.nan) if merged.deviation is None else merged.deviation
     mate = np.full(len(i2), -1) if merged.point_group.centrosymmetric else _friedel_mates(merged.hkl)
 
     def shell(low: float, high: float) -> Shell:
@@ -113,13 +125,14 @@ def shell_statistics(
         pairs = inside & paired
         n_unique, n_measurements = int(inside.sum()), int(merged.n_observations[inside].sum())
         n_possible = int(np.count_nonzero((possible_resolution >= low) & (possible_resolution < high)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            snr = (merged.intensity / merged.sigma)[inside]
-        snr = snr[np.isfinite(snr)]
         cc_half, split = correlation(i1[pairs], i2[pairs]), rsplit(i1[pairs], i2[pairs])
         low_cc, high_cc = correlation_interval(cc_half, int(pairs.sum()))
         known = inside & np.isfinite(merged.intensity) & np.isfinite(merged.sigma)
         plus, minus = _bijvoet_pairs(pairs, mate)
+        count = merged.n_observations[inside]
+        percentiles = np.percentile(count, (5, 50, 95)) if n_measurements else np.full(3, np.nan)
+        r_merge, r_meas, r_pim = merging_factors(merged.intensity[inside], count, deviation[inside])
+        acentric = unit[inside & np.isfinite(unit)]
         anomalous = r_ano((i1 + i2)[plus] / 2, (i1 + i2)[minus] / 2)
         differences = i1[plus] - i1[minus], i2[plus] - i2[minus]
         return Shell(
@@ -130,8 +143,13 @@ def shell_statistics(
             completeness=ratio(n_unique, n_possible),
             n_measurements=n_measurements,
             multiplicity=ratio(n_measurements, n_unique) if n_measurements else float("nan"),
-            snr=float(snr.mean()) if len(snr) else float("nan"),
+            **dict(zip(("multiplicity_5", "multiplicity_50", "multiplicity_95"), map(float, percentiles), strict=True)),
+            snr=mean_snr(merged, inside),
             mean_intensity=float(merged.intensity[inside].mean()) if n_unique else float("nan"),
+            second_moment=ratio(float((acentric**2).sum()) * len(acentric), float(acentric.sum()) ** 2),
+            r_merge=r_merge,
+            r_meas=r_meas,
+            r_pim=r_pim,
             n_pairs=int(pairs.sum()),
             cc_half=cc_half,
             cc_half_low=low_cc,
@@ -148,6 +166,25 @@ def shell_statistics(
 
     shells, overall = each_shell(shell, r_min, r_max, n_shells)
     return ShellStatistics(shells, overall)
+
+
+def halves_on_one_scale(
+    merged: Merged, resolution: Values, r_min: float, r_max: float
+) -> tuple[Values, Values, Values, NDArray[np.bool_]]:
+    """I1, I2 on the scale of I1, the error of their difference, and which reflections are in both and in the range."""
+    i1, i2 = merged.half1.intensity, merged.half2.intensity
+    paired = np.isfinite(i1) & np.isfinite(i2) & (resolution >= r_min) & (resolution < r_max)
+    factors = np.ones(len(i2))
+    factors[paired] = factors_onto(i1[paired], i2[paired], resolution[paired])
+    return i1, i2 * factors, np.hypot(merged.half1.sigma, factors * merged.half2.sigma), paired
+
+
+def mean_snr(merged: Merged, inside: NDArray[np.bool_]) -> float:
+    """Mean of I/σ(I) of some reflections; NaN where none has an error."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = merged.intensity[inside] / merged.sigma[inside]
+    snr = snr[np.isfinite(snr)]
+    return float(snr.mean()) if len(snr) else float("nan")
 
 
 def each_shell(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numba
@@ -67,6 +68,27 @@ class Sums:
         return whole, first, second
 
 
+def absolute_deviations(
+    blocks: Iterable[tuple[Block, NDArray[np.float64], NDArray[np.float64]]],
+    sums: Sequence[Sums],
+    selections: Sequence[NDArray[np.bool_]],
+) -> list[NDArray[np.float64]]:
+    """Σ w |y − m| / Σ w of each reflection for each selection of crystals, (n_reflections,); NaN without observations.
+
+    `blocks` gives the observations with their factors and weights, of which `sums` were made; m are the means of these.
+    """
+    wholes = [s.values.sum(axis=0) for s in sums]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = [whole[:, 2] / whole[:, 1] for whole in wholes]
+    found = [np.zeros(len(mean)) for mean in means]
+    for block, factor, weight in blocks:
+        for selection, mean, total in zip(selections, means, found, strict=True):
+            own = selection[block.crystals]
+            add_deviations(block.offsets, block.reflection, block.intensity, factor, weight, own, mean, total)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return [total / whole[:, 1] for total, whole in zip(found, wholes, strict=True)]
+
+
 def mean_and_error(values: NDArray[np.float64], scaled: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means and their errors, (n_reflections,), from sums (n_reflections, 5); NaN where there is nothing."""
     count, total, first, second, squares = values.T
@@ -98,6 +120,16 @@ def _intensities(
     return Intensities(
         np.where(enough, mean, np.nan), np.where(enough, error, np.nan), np.where(enough, count, 0).astype(np.int32)
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def add_deviations(offsets, reflection, intensity, factor, weight, chosen, mean, total):  # type: ignore[no-untyped-def]
+    """Add w |y − m| of the observations of `chosen` crystals to `total[reflection]`, y = I / f, m = `mean`."""
+    for i in range(len(chosen)):
+        if chosen[i]:
+            for j in range(offsets[i], offsets[i + 1]):
+                if weight[j] > 0.0:
+                    total[reflection[j]] += weight[j] * abs(intensity[j] / factor[j] - mean[reflection[j]])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 
+_OF_OBSERVATIONS = tuple(
+    (f"{label} (%), means little for stills", name, 100, ".1f")
+    for label, name in (("Rmerge", "r_merge"), ("Rmeas", "r_meas"), ("Rpim", "r_pim"))
+)
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -121,6 +126,7 @@ def table_one(
         ("CC1/2", "cc_half", 1, ".3f"),
         ("CC*", "cc_star", 1, ".3f"),
         *((("CCano", "cc_ano", 1, ".3f"),) if not merged.point_group.centrosymmetric else ()),
+        *(_OF_OBSERVATIONS if math.isfinite(whole.r_meas) else ()),
     ):
         lines.append((label, *(_number(factor * getattr(shell, name), form) for shell in (whole, outer))))
     lines.append(("Wilson B (Å²)", _number(wilson_plot(merged, d_min, d_max).b_factor, ".1f"), ""))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfxlab.merging import Shell
+from sfxlab.merging.anisotropy import Direction, DirectionShell, directions
 from sfxlab.merging.cutoffs import Cutoff, middles, resolution_cutoffs
 from sfxlab.merging.distribution import TwinTest, twin_test, wilson_plot
 from sfxlab.report.charts import chart_html, shells_chart, twin_chart, wilson_chart
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from sfxlab.merging import Merged
 
 _HEAD = ("d / Å", "unique", "complete", "multiplicity", "I/σ", "CC1/2", "CC*", "Rsplit", "CCano")
+_MEASURED = (
+    "d / Å", "measured", "multiplicity, 5 %", "median", "95 %", "Rmerge", "Rmeas", "Rpim", "⟨I²⟩/⟨I⟩²",
+)  # fmt: skip
 _LONGEST_LIST = 8
 
 
@@ -36,6 +40,7 @@ def merging(merged: Merged) -> str:
     band = np.array([shell.cc_half_low for shell in shells]), np.array([shell.cc_half_high for shell in shells])
     body = _cards(overall) + chart_html(shells_chart(middles(shells), curves, band))
     body += "<p>The band is where CC1/2 is with a confidence of 95 %.</p>" + table(_HEAD, rows, "numbers totals")
+    body += _more(shells, overall, directions(merged))
     body += "<h3>Where rules would cut the data off</h3>"
     body += table(("rule", "d / Å", ""), [_cutoff(c) for c in resolution_cutoffs(statistics)], "facts")
     body += "<h3>Wilson plot</h3>" + chart_html(wilson_chart(wilson))
@@ -44,6 +49,38 @@ def merging(merged: Merged) -> str:
     if merged.history:
         body += "<h3>How they were made</h3>" + table(("", ""), _facts(merged.history), "facts")
     return section("Merged data", body, f"Point group {merged.point_group.name}, cell {merged.cell}.")
+
+
+def _more(shells: tuple[Shell, ...], overall: Shell, along: tuple[Direction, ...]) -> str:
+    """How often reflections were measured, how observations scatter, and how far data reach along the axes."""
+    body = ""
+    if overall.n_measurements:
+        rows = [_measurements(shell) for shell in (*shells, overall)]
+        body += "<details><summary>Measurements by shell</summary>" + table(_MEASURED, rows, "numbers totals")
+        body += "<p>R factors of observations mean little for stills, whose observations are partial.</p></details>"
+    if along and math.isfinite(overall.cc_half):
+        head = ("d / Å", *(f"CC* {d.name}" for d in along))
+        columns = zip(*((*d.shells, d.overall) for d in along), strict=True)
+        rows = [(_range(one[0]), *(_number(shell.cc_star, ".3f") for shell in one)) for one in columns]
+        reach = "; ".join(f"{_reach(d)} along {d.name}" for d in along)
+        body += "<details><summary>Along reciprocal axes</summary>" + table(head, rows, "numbers totals")
+        body += f"<p>Within 30° of the axes. CC1/2 is 0.3 or more to {reach}.</p></details>"
+    return body
+
+
+def _measurements(shell: Shell) -> tuple[str, ...]:
+    multiplicity = (_number(getattr(shell, f"multiplicity_{share}"), ".0f") for share in (5, 50, 95))
+    factors = (_number(value, ".1%") for value in (shell.r_merge, shell.r_meas, shell.r_pim))
+    return _range(shell), f"{shell.n_measurements:,}", *multiplicity, *factors, _number(shell.second_moment, ".2f")
+
+
+def _reach(direction: Direction) -> str:
+    end = " (where the data end)" if direction.limit.at_edge else ""
+    return f"{_number(direction.limit.d_min, '.2f')} Å{end}"
+
+
+def _range(shell: Shell | DirectionShell) -> str:
+    return f"{shell.d_max:.2f} – {shell.d_min:.2f}"
 
 
 def _cards(overall: Shell) -> str:
@@ -60,7 +97,7 @@ def _cards(overall: Shell) -> str:
 
 def _row(shell: Shell) -> tuple[str, ...]:
     return (
-        f"{shell.d_max:.2f} – {shell.d_min:.2f}",
+        _range(shell),
         f"{shell.n_unique:,}",
         _number(shell.completeness, ".1%"),
         _number(shell.multiplicity, ".1f"),

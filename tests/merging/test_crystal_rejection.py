@@ -52,7 +52,7 @@ def test_a_crystal_that_does_harm_is_rejected_by_name_and_shown(
     synthetic_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Correlations would leave it out before this, and small weights make it nearly harmless.
-    monkeypatch.setattr("sfxlab.merging.scaling.CORRELATION_LIMIT", 1e3)
+    monkeypatch.setattr("sfxlab.merging.usual_crystals.CORRELATION_LIMIT", 1e3)
     monkeypatch.setattr("sfxlab.merging.crystal_rejection.Z_LIMIT", 4.5)
     run = synthetic_run(n_crystals=60, n_observed=300, relative_scatter=0.1, noise=2.0)
     table = run.reflections

@@ -14,7 +14,7 @@ import pytest
 from sfxlab.errors import MergeError
 from sfxlab.merging import merge
 from sfxlab.merging.exclusion import without
-from sfxlab.session import Session
+from sfxlab.session import Session, tagged
 
 MakeRun = Callable[..., Any]
 
@@ -76,6 +76,8 @@ def test_what_is_tagged_in_a_session_is_left_out(synthetic_run: MakeRun, tmp_pat
             (session.tagged("frame", "ice"), [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]),
             (session.tagged("crystal", "ice"), list(range(11))),
             (session.tagged("frame", "none"), list(range(12))),
+            (tagged("ice", session=session), [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]),
+            (tagged("ice", session=session) | session.tagged("frame", "none"), [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]),
         ):
             expected = merge(of_crystals(run, kept), "4/mmm", "none")
             assert np.array_equal(merge(run, "4/mmm", "none", exclude=exclude).intensity, expected.intensity)

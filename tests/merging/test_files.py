@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_gemmi_and_reciprocalspaceship_read_the_mtz_file(merged: Merged, tmp_pat
     merged.to_mtz(tmp_path / "x.mtz")
     mtz = gemmi.read_mtz_file(str(tmp_path / "x.mtz"))
     assert mtz.spacegroup.hm == "P 43 21 2"
-    assert "".join(column.type for column in mtz.columns) == "HHHJQIJQIJQII"
+    assert "".join(column.type for column in mtz.columns) == "HHHJQIJQIJQIRI"
     intensity = dict(
         zip(map(tuple, mtz.make_miller_array().tolist()), mtz.column_with_label("IMEAN").array, strict=True)
     )
@@ -107,6 +108,7 @@ def test_gemmi_and_reciprocalspaceship_read_the_mtz_file(merged: Merged, tmp_pat
     rows = dataset.loc[[tuple(hkl) for hkl in merged.hkl.tolist()]]
     assert rows["IMEAN"].to_numpy(float) == pytest.approx(merged.intensity, rel=1e-6)
     assert rows["N"].to_numpy(int).tolist() == merged.n_observations.tolist()
+    assert rows["ADEV"].to_numpy(float) == pytest.approx(merged.deviation, rel=1e-6)
     assert rows["IHALF2"].to_numpy(float) == pytest.approx(merged.half2.intensity, rel=1e-6, nan_ok=True)
 
 
@@ -188,8 +190,26 @@ def test_the_mmcif_file_keeps_to_the_dictionary_of_the_protein_data_bank(anomalo
     document = gemmi.cif.read(str(tmp_path / "x.cif"))
     assert dictionary.validate_cif(document), said
     assert not said
+    for item, name in (("Rmerge_I_all", "r_merge"), ("Rrim_I_all", "r_meas"), ("Rpim_I_all", "r_pim")):
+        found = document.sole_block().find_value(f"_reflns.pdbx_{item}")
+        assert float(found) == pytest.approx(getattr(anomalous.statistics().overall, name), abs=1e-4)
     document.sole_block().set_pair("_reflns.pdbx_R_split", "good")
     assert not dictionary.validate_cif(document)
+
+
+def test_figures_that_the_dictionary_does_not_allow_are_unknown(merged: Merged) -> None:
+    rng = np.random.default_rng(1)
+    n = len(merged)
+    # Nothing but noise: CC1/2 is negative in some shells, and Rsplit goes anywhere.
+    halves = [Intensities(rng.standard_normal(n), np.ones(n), np.ones(n, np.int32)) for _ in "12"]
+    noise = replace(merged, intensity=halves[0].intensity, half1=halves[0], half2=halves[1], deviation=np.ones(n))
+    block = gemmi.cif.read_string(statistics_text(noise)).sole_block()
+    shells = noise.statistics().shells
+    assert min(shell.cc_half for shell in shells) < 0
+    for item, name, highest in (("CC_half", "cc_half", 1), ("R_split", "rsplit", 10)):
+        for shell, text in zip(shells, block.find_loop(f"_reflns_shell.pdbx_{item}"), strict=True):
+            value = getattr(shell, name)
+            assert text == (f"{value:.4f}" if 0 < value <= highest else "?")
 
 
 def test_gemmi_reads_the_mmcif_file_with_the_same_numbers(anomalous: Merged, tmp_path: Path) -> None:
@@ -222,6 +242,7 @@ def test_table_one_is_the_same_as_text_and_csv(anomalous: Merged) -> None:
     assert rows["Frames"] == ("900", "")
     assert rows["CC1/2"][0] == f"{overall.cc_half:.3f}"
     assert rows["Space group"] == ("P 43 21 2", "")
+    assert rows["Rpim (%), means little for stills"][0] == f"{100 * overall.r_pim:.1f}"
     for item, (value, outer) in rows.items():
         if item != "item":
             assert f"{value} ({outer})" if outer else value in table.to_text()
@@ -234,7 +255,8 @@ def test_reflection_lists_give_the_same_data_to_two_decimals(merged: Merged, tmp
     for a, b in zip(merged.sets, again.sets, strict=True):
         assert b.intensity == pytest.approx(a.intensity, abs=0.005001, nan_ok=True)
         assert np.array_equal(b.n_observations, a.n_observations)
-    assert_same_statistics(merged, again, 2e-3)
+    # A list does not say how observations scatter.
+    assert_same_statistics(replace(merged, deviation=None), again, 2e-3)
     assert len(read_hkl(tmp_path / "x.hkl1")) == np.isfinite(merged.half1.intensity).sum()
 
 

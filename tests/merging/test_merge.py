@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
-from sfxlab.crystal import UnitCell
+from sfxlab.crystal import UnitCell, point_group
 from sfxlab.errors import CellError, MergeError
 from sfxlab.merging import Merged, merge
-from sfxlab.merging.observations import CrystalId
+from sfxlab.merging.observations import CrystalId, gather
+from sfxlab.merging.scaling import fit_scales
 
 MakeRun = Callable[..., Any]
 
@@ -152,6 +154,42 @@ def test_errors_are_as_large_as_the_halves_differ(synthetic_run: MakeRun, model:
     merged = merge(run, "4/mmm", model, polarisation=None)
     z = (merged.half1.intensity - merged.half2.intensity) / np.hypot(merged.half1.sigma, merged.half2.sigma)
     assert np.nanstd(z) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("model", ["none", "scaled"])
+def test_r_factors_of_observations_are_those_of_pandas(synthetic_run: MakeRun, model: Any) -> None:
+    run = synthetic_run(n_crystals=40, relative_scatter=0.2)
+    merged = merge(run, "4/mmm", model, polarisation=None, reject_harmful=False)
+    o = gather([run], point_group("4/mmm"))
+    table = pd.DataFrame({"r": o.reflection, "i": o.intensity.astype(float), "w": 1.0})
+    if model == "scaled":
+        fit = fit_scales(o)
+        table = table.assign(i=table["i"] / fit.factor, w=fit.weight)
+        table = table[table["w"] > 0]
+    weighted = table.assign(wi=table["w"] * table["i"]).groupby("r")[["w", "wi"]].transform("sum")
+    table["mean"] = weighted["wi"] / weighted["w"]
+    table["share"] = table["w"] * (table["i"] - table["mean"]).abs() / weighted["w"]
+    by = table.groupby("r")
+    n = by.size()
+    mean, off, n = by["mean"].first()[n > 1], by["share"].sum()[n > 1], n[n > 1]
+    total, overall = (n * mean).sum(), merged.statistics().overall
+    assert overall.r_merge == pytest.approx((n * off).sum() / total, rel=1e-5)
+    assert overall.r_meas == pytest.approx((np.sqrt(n / (n - 1)) * n * off).sum() / total, rel=1e-5)
+    assert overall.r_pim == pytest.approx((np.sqrt(1 / (n - 1)) * n * off).sum() / total, rel=1e-5)
+    assert overall.multiplicity_50 == n.median()
+    assert (overall.multiplicity_5, overall.multiplicity_95) == tuple(n.quantile([0.05, 0.95]))
+
+
+def test_r_factors_of_labels_are_of_their_own_observations(synthetic_run: MakeRun) -> None:
+    run = synthetic_run(n_crystals=60, log_scale_spread=0.0, b_spread=0.0)
+    labels = {("data/run1.cxi", f"//{i}"): "even" if i % 2 == 0 else "odd" for i in range(60)}
+    splits = merge(run, "4/mmm", "none", labels=labels, polarisation=None)
+    own = {("data/run1.cxi", f"//{i}"): "even" for i in range(0, 60, 2)}
+    alone = merge(run, "4/mmm", "none", labels=own, polarisation=None)["even"]
+    assert splits["even"].deviation == pytest.approx(alone.deviation)
+    assert splits["even"].statistics().overall.r_meas == pytest.approx(
+        splits["odd"].statistics().overall.r_meas, rel=0.1
+    )
 
 
 def test_half_data_sets_are_together_the_whole(synthetic_run: MakeRun) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sfxlab.crystal import point_group
@@ -160,7 +162,8 @@ def test_assessment_is_that_of_numpy(seed: int) -> None:
     m, v = state.plain_others()
     y, noise, k2 = state.y, state.noise, state.scatter[state.crystal] ** 2
     allowed = np.where(state.outlier, 5 * RETURN, 5)
-    outlier = (y - m) ** 2 > allowed**2 * (noise + k2 * (m**2 + v) + v)
+    below_zero = np.where(state.outlier, 4 * RETURN, 4) * np.sqrt(noise)
+    outlier = ((y - m) ** 2 > allowed**2 * (noise + k2 * (m**2 + v) + v)) | (y < -below_zero)
     t = state.mean[state.reflection]
     weight = t**2 / (t**2 * (1 + k2) + noise)
     squares, counts, correlation, effective = np.zeros((4, state.n_crystals))
@@ -174,7 +177,7 @@ def test_assessment_is_that_of_numpy(seed: int) -> None:
             correlation[i] = c[0, 1] / np.sqrt(c[0, 0] * c[1, 1])
             effective[i] = weight[own].sum() ** 2 / (weight[own] ** 2).sum()
     found = np.zeros((4, state.n_crystals))
-    assess(*state.arguments(), 5.0, *found)
+    assess(*state.arguments(), 5.0, 4.0, *found)
     assert np.array_equal(state.outlier, outlier)
     assert outlier.any()
     assert found == pytest.approx(np.stack([squares, counts, correlation, effective]))
@@ -235,6 +238,23 @@ def test_exactly_the_wild_observations_are_outliers(synthetic_run: MakeRun) -> N
     assert np.mean(scaling.outlier[wild]) > 0.97
     assert np.mean(scaling.outlier[~wild]) < 1e-3
     assert not np.any(scaling.weight[scaling.outlier])
+
+
+def test_what_is_far_below_zero_is_an_outlier_however_uncertain_the_reflection_is(synthetic_run: MakeRun) -> None:
+    run = synthetic_run(n_crystals=12, n_observed=150, noise=20.0)
+    values = run.reflections["intensity"].to_numpy().copy()
+    spoiled = np.random.default_rng(1).choice(len(values), 20, replace=False)
+    values[spoiled] = -300.0
+    place = run.reflections.schema.get_field_index("intensity")
+    table = run.reflections.set_column(place, "intensity", pa.array(values))
+    o = scaled_observations(replace(run, reflections=table))
+    scaling = fit_scales(o)
+    assert scaling.usual.noise == pytest.approx(1, abs=0.15)
+    assert set(np.flatnonzero(scaling.outlier)) == set(np.flatnonzero(o.intensity == -300.0))
+    # Where all errors are too small, what they allow grows with how far observations really scatter.
+    sigma = pa.array(np.full(len(values), 4.0, dtype=np.float32))
+    small = table.set_column(table.schema.get_field_index("sigma"), "sigma", sigma)
+    assert fit_scales(scaled_observations(replace(run, reflections=small))).usual.noise == pytest.approx(5, abs=1)
 
 
 def test_pure_noise_makes_no_crystal_an_outlier(synthetic_run: MakeRun) -> None:

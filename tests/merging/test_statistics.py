@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
@@ -15,12 +16,14 @@ from sfxlab.crystal import UnitCell, point_group, possible_reflections, read_cel
 from sfxlab.errors import MergeError
 from sfxlab.merging import Intensities, Merged, compare, read_merged
 from sfxlab.merging.comparison import read_comparable
+from sfxlab.merging.distribution import multiplicities, rotations_of
 from sfxlab.merging.figures import (
     cc_star,
     correlation,
     correlation_interval,
     crd_ano,
     factors_onto,
+    merging_factors,
     r1f,
     r1i,
     r2,
@@ -63,6 +66,30 @@ def test_figures_of_merit_of_five_pairs() -> None:
     assert r2(I1, I2) == pytest.approx(0.0689383, abs=1e-7)
     assert r1i(I1, I2) == pytest.approx(0.0893855, abs=1e-7)
     assert r1f(np.array([4.0, 9, -1]), np.array([9.0, 4, 1])) == pytest.approx(2 / 5)
+
+
+def test_r_factors_of_observations_by_hand() -> None:
+    # 10, 14, 9, 11 (mean 11, deviations 1, 3, 2, 0) and 4, 6 (mean 5, deviations 1, 1), and one that was seen once.
+    intensity, count = np.array([11.0, 5, 7]), np.array([4, 2, 1])
+    r_merge, r_meas, r_pim = merging_factors(intensity, count, np.array([6 / 4, 2 / 2, 0]))
+    assert r_merge == pytest.approx(8 / 54)
+    assert r_meas == pytest.approx((np.sqrt(4 / 3) * 6 + np.sqrt(2) * 2) / 54)
+    assert r_pim == pytest.approx((np.sqrt(1 / 3) * 6 + 2) / 54)
+    assert np.isnan(merging_factors(intensity, np.ones(3, int), np.zeros(3))).all()
+
+
+@pytest.mark.parametrize("group_name", ["422", "4/mmm"])
+def test_second_moment_of_intensities_that_fall_with_resolution_is_two(group_name: str) -> None:
+    merged = merged_of(group_name, d_min=1.2)
+    s2 = resolution_of(CELL, merged.hkl) ** 2 / 4
+    rng = np.random.default_rng(2)
+    epsilon, _ = multiplicities(rotations_of(merged), merged.hkl)
+    perfect = replace(merged, intensity=epsilon * np.exp(-30 * s2) * rng.exponential(100, len(merged)))
+    assert perfect.statistics().overall.second_moment == pytest.approx(2, abs=0.08)
+    assert np.mean([shell.second_moment for shell in perfect.statistics().shells]) == pytest.approx(2, abs=0.1)
+    twins = [rng.exponential(100, len(merged)) for _ in "12"]
+    twinned = replace(merged, intensity=epsilon * np.exp(-30 * s2) * sum(twins))
+    assert twinned.statistics().overall.second_moment == pytest.approx(1.5, abs=0.05)
 
 
 def test_shells_have_equal_volume() -> None:
