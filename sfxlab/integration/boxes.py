@@ -125,25 +125,30 @@ def backgrounds(
     reach = side // 2
     out = np.empty((n, 3))
     ring, place = np.empty(side * side), np.empty((side * side, 2), dtype=np.int64)
+    around, size = np.empty((side * side, 2), dtype=np.int64), 0
+    for i in range(side):
+        for j in range(side):
+            if inner * inner < (i - reach) ** 2 + (j - reach) ** 2 <= outer * outer:
+                around[size, 0], around[size, 1] = i, j
+                size += 1
     for s in range(n):
-        row, column = math.floor(ss[s]), math.floor(fs[s])
+        row, column = math.floor(ss[s]) - reach, math.floor(fs[s]) - reach
         count = 0
-        for i in range(side):
-            for j in range(side):
-                away = (i - reach) ** 2 + (j - reach) ** 2
-                value = boxes[s, i, j]
-                if away <= inner * inner or away > outer * outer or math.isnan(value):
-                    continue
-                free = True
-                for entry in range(first[s], first[s + 1]):
-                    m = neighbours[entry]
-                    y, x = row + i - reach - math.floor(ss[m]), column + j - reach - math.floor(fs[m])
-                    if y * y + x * x <= peak_radius * peak_radius:
-                        free = False
-                        break
-                if free:
-                    ring[count], place[count, 0], place[count, 1] = value, i, j
-                    count += 1
+        for pixel in range(size):
+            i, j = around[pixel]
+            value = boxes[s, i, j]
+            if math.isnan(value):
+                continue
+            free = True
+            for entry in range(first[s], first[s + 1]):
+                m = neighbours[entry]
+                y, x = row + i - math.floor(ss[m]), column + j - math.floor(fs[m])
+                if y * y + x * x <= peak_radius * peak_radius:
+                    free = False
+                    break
+            if free:
+                ring[count], place[count, 0], place[count, 1] = value, i, j
+                count += 1
         mean, variance, used, highest = level_of(ring[:count], gain[s])
         if used < count:
             calm = _away_from_bright(ring[:count], place, highest)

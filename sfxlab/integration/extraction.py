@@ -68,6 +68,32 @@ def sum_peaks(
 
 
 @njit(cache=True, nogil=True)
+def directions_away(
+    panel: NDArray[np.int16],
+    fs: NDArray[np.float64],
+    ss: NDArray[np.float64],
+    bounds: NDArray[np.int64],
+    corner: NDArray[np.float64],
+    fs_step: NDArray[np.float64],
+    ss_step: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Unit vectors along fs and ss that point away from the beam axis at fs, ss, (n, 2).
+
+    The last four arguments are those of `PanelArrays`.
+    """
+    out = np.empty((len(fs), 2))
+    for n in range(len(fs)):
+        p = panel[n]
+        f, s = fs[n] - bounds[p, 2], ss[n] - bounds[p, 0]
+        x = corner[p, 0] + f * fs_step[p, 0] + s * ss_step[p, 0]
+        y = corner[p, 1] + f * fs_step[p, 1] + s * ss_step[p, 1]
+        along, across = x * fs_step[p, 0] + y * fs_step[p, 1], x * ss_step[p, 0] + y * ss_step[p, 1]
+        length = max(math.hypot(along, across), 1e-300)
+        out[n, 0], out[n, 1] = along / length, across / length
+    return out
+
+
+@njit(cache=True, nogil=True)
 def profile_at(
     tables: NDArray[np.float64], lower: int, share: float, step: float, along: float, across: float
 ) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sfxlab.diffraction import Prediction
 from sfxlab.frames import Frame
 from sfxlab.integration.boxes import backgrounds, cut_boxes, find_neighbours
-from sfxlab.integration.extraction import fit_profiles, sum_peaks
+from sfxlab.integration.extraction import directions_away, fit_profiles, sum_peaks
 from sfxlab.integration.reflections import Reflections
 from sfxlab.peaks import Peaks
 from sfxlab.recipe import IntegrationRecipe
@@ -145,10 +145,8 @@ def away_from_beam(
     frame: Frame, panel: NDArray[np.int16], fs: NDArray[np.float64], ss: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Unit vectors along fs and ss that point away from the beam at positions on panels, (n, 2)."""
-    arrays = frame.detector.arrays
-    radial = frame.detector.positions(panel, fs, ss)[:, :2]
-    along = [np.einsum("ni,ni->n", radial, steps[panel, :2]) for steps in (arrays.fs, arrays.ss)]
-    return np.asarray(np.stack(along, axis=1) / np.maximum(np.hypot(*along), 1e-300)[:, None])
+    a = frame.detector.arrays
+    return directions_away(panel, fs, ss, a.bounds, a.corner, a.fs, a.ss)
 
 
 def _without_own_peaks(
