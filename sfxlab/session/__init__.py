@@ -6,13 +6,15 @@ from sfxlab.session.changes import (
     Comment,
     Disagreement,
     Json,
+    Judged,
     Kind,
+    Opinion,
     Person,
     PersonHere,
     Record,
     Role,
 )
-from sfxlab.session.session import Session
+from sfxlab.session.session import Session, tagged
 
 __all__ = [
     "CatalogueError",
@@ -20,8 +22,10 @@ __all__ = [
     "Comment",
     "Disagreement",
     "Json",
+    "Judged",
     "Kind",
     "NotAllowedError",
+    "Opinion",
     "Person",
     "PersonHere",
     "Record",
@@ -30,4 +34,5 @@ __all__ = [
     "SessionError",
     "UnknownSessionError",
     "ValueTooBigError",
+    "tagged",
 ]

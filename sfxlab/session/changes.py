@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -33,6 +33,20 @@ class Person:
     display_name: str
     role: Role
 
+    def with_claim(self, claimed: str) -> Person:
+        """Somebody at a page of this person's kernel, who may do what this one may: `ben via anna`.
+
+        The page's word stands for the first name, that of whoever let the kernel in for the second.
+        """
+        if claimed == self.name:
+            return self
+        display_name = f"{claimed} (kernel of {self.display_name})"
+        return Person(f"{claimed} via {self.name}", display_name, self.role)
+
+    def wrote(self, change: Change) -> bool:
+        """Whether this person did it, or somebody at a page of this person's kernel."""
+        return change.person == self.name or change.person.endswith(f" via {self.name}")
+
 
 @dataclass(frozen=True)
 class PersonHere(Person):
@@ -56,8 +70,14 @@ class Change:
     value: Json
     """The new value; of tags `{"kind": "frame", "items": [...]}`, of a person `{"here": bool, "looking_at": ...}`."""
     person: str
+    """Who did it; `ben via anna` for somebody who says to be Ben at a page of Anna's kernel."""
     time: datetime
     """UTC."""
+
+    @property
+    def is_another_view(self) -> bool:
+        """Not one of the session's: another view is shown here from now on (`Session.follow`)."""
+        return self.number < 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,40 @@ class Disagreement:
     tag: str
     given_by: tuple[str, ...]
     taken_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one person says of one item, by the last word on each tag and the last vote."""
+
+    tags: tuple[str, ...] = ()
+    """That the person gave."""
+    refused: tuple[str, ...] = ()
+    """That the person took away."""
+    vote: int = 0
+    """1 for it, -1 against it, 0 for no vote."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A frame, a crystal or a run that several people judged, each for himself or herself."""
+
+    kind: str
+    item: str
+    opinions: Mapping[str, Opinion]
+    """By person, two or more."""
+
+    @property
+    def is_disputed(self) -> bool:
+        """One says the contrary of another: a tag that one gave and another took away, votes for and against."""
+        given = {tag for one in self.opinions.values() for tag in one.tags}
+        refused = {tag for one in self.opinions.values() for tag in one.refused}
+        return bool(given & refused) or {1, -1} <= {one.vote for one in self.opinions.values()}
+
+    @property
+    def differs(self) -> bool:
+        """It is disputed, or those who gave tags gave other ones."""
+        return self.is_disputed or len({one.tags for one in self.opinions.values() if one.tags}) > 1
 
 
 class TaggedItems(set[str]):

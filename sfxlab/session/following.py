@@ -12,7 +12,7 @@ from typing import Protocol
 from sfxlab.errors import SessionError
 from sfxlab.session.catalogue import Catalogue
 from sfxlab.session.changes import Change
-from sfxlab.session.ledger import CHANGES_AT_ONCE, changes_after, last_numbers
+from sfxlab.session.ledger import CHANGES_AT_ONCE, last_numbers
 from sfxlab.session.presence import HEARTBEAT
 from sfxlab.session.watching import Alarm, Told, Watch, watching
 
@@ -128,7 +128,7 @@ class CatalogueFeed:
         for session in behind:
             one, found = followed[session], CHANGES_AT_ONCE
             while found == CHANGES_AT_ONCE:
-                changes = changes_after(watch.connection, session, one.number)
+                changes = watch.changes_after(session, one.number)
                 found = len(changes)
                 for change in changes:
                     self._hand_over(one, change)

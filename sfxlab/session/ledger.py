@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, distinct, func, insert, select, update
+from sqlalchemy import Connection, and_, case, delete, distinct, func, insert, literal, select, union_all, update
 
 from sfxlab.errors import UnknownSessionError
 from sfxlab.session.changes import Change, Json, Kind
@@ -146,16 +146,25 @@ def tags(connection: Connection, session: int, kind: str, item: str | None) -> d
 
 
 def last_words(connection: Connection, session: int, kind: str) -> Sequence[Any]:
-    """The last word (`given`) of each person on those tags of items on which people differ."""
+    """The last word of each person on each tag of, and the last vote on, those items that several people judged.
+
+    Rows of item, person, tag and whether it was given; of votes the tag is empty and the last one is the vote.
+    """
+    of_kind = f"{kind} "
     mine = and_(TAGS.c.session_id == session, TAGS.c.kind == kind)
-    n_given = func.sum(case((TAGS.c.given, 1), else_=0))
-    differing = (
-        select(TAGS.c.item, TAGS.c.tag).where(mine).group_by(TAGS.c.item, TAGS.c.tag)
-        .having(n_given > 0, n_given < func.count()).subquery()
-    )  # fmt: skip
-    same = and_(TAGS.c.item == differing.c.item, TAGS.c.tag == differing.c.tag)
-    query = select(TAGS.c.item, TAGS.c.tag, TAGS.c.person, TAGS.c.given).join(differing, same).where(mine)
-    return connection.execute(query.order_by(TAGS.c.item, TAGS.c.tag, TAGS.c.person)).all()
+    votes = and_(
+        CHANGES.c.session_id == session, CHANGES.c.kind == "vote", CHANGES.c.name.startswith(of_kind, autoescape=True)
+    )
+    item = func.substr(CHANGES.c.name, len(of_kind) + 1)
+    last = select(func.max(CHANGES.c.number)).where(votes).group_by(CHANGES.c.name, CHANGES.c.person)
+    voted = select(item.label("item"), CHANGES.c.person, literal("").label("tag"), CHANGES.c.value).where(
+        CHANGES.c.session_id == session, CHANGES.c.number.in_(last)
+    )
+    given = case((TAGS.c.given, "1"), else_="0").label("value")
+    words = union_all(select(TAGS.c.item, TAGS.c.person, TAGS.c.tag, given).where(mine), voted).cte()
+    several = select(words.c.item).group_by(words.c.item).having(func.count(distinct(words.c.person)) > 1)
+    query = select(words).where(words.c.item.in_(several)).order_by(words.c.item, words.c.person, words.c.tag)
+    return connection.execute(query).all()
 
 
 def present(connection: Connection, session: int, since: int) -> Sequence[Any]:

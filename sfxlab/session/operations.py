@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, ValidationError, validate_call
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, validate_call
 from sqlalchemy import Connection
 
 from sfxlab.errors import NotAllowedError, SessionError
@@ -24,6 +24,7 @@ OF_LEADS = "session."
 """Values whose names begin so are set by leads only."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 ItemKind = Literal["frame", "crystal", "run"]
 Items = Annotated[list[Name], Field(min_length=1)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -59,6 +60,9 @@ def perform(
 ) -> Any:
     """Do what somebody asks, if the role allows it; the answer as JSON.
 
+    `claimed` among the arguments is who sits at the page of the kernel that asks, by what that page says: it is on
+    record beside the name that is known, and gives no rights.
+
     Raises `NotAllowedError` where it does not, `SessionError` for what cannot be asked.
     """
     if operation not in OPERATIONS:
@@ -70,13 +74,18 @@ def perform(
         if asked.changes and person.role != "lead":
             _require_analyst(connection, session, person, operation, arguments)
         try:
-            return asked.function(Place(connection, session, person, client), **arguments)
+            return asked.function(Place(connection, session, _author(person, arguments), client), **arguments)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             raise SessionError(
                 f"{operation} cannot be asked like this", place=".".join(str(part) for part in first["loc"]) or None,
                 found=repr(first["input"])[:200], expected=first["msg"],
             ) from error  # fmt: skip
+
+
+def _author(person: Person, arguments: dict[str, Any]) -> Person:
+    claimed = arguments.pop("claimed", None)
+    return person if claimed is None else person.with_claim(_NAME.validate_python(claimed))
 
 
 def _require_analyst(
@@ -125,7 +134,9 @@ def _tags(at: Place, kind: ItemKind, item: Name | None = None) -> Any:
 
 @_operation("last_words")
 def _last_words(at: Place, kind: ItemKind) -> Any:
-    return [list(row) for row in ledger.last_words(at.connection, at.session, kind)]
+    return [
+        [row.item, row.person, row.tag, int(row.value)] for row in ledger.last_words(at.connection, at.session, kind)
+    ]
 
 
 @_operation("records")
@@ -147,6 +158,16 @@ def _present(at: Place) -> Any:
 @_operation("look_at", "write")
 def _look_at(at: Place, what: Any) -> None:
     presence.look_at(at.connection, at.session, at.client, at.person, what)
+
+
+@_operation("attend", "write")
+def _attend(at: Place, page: Name) -> None:
+    presence.attend(at.connection, at.session, at.client, at.person, page)
+
+
+@_operation("part", "write")
+def _part(at: Place, page: Name) -> None:
+    presence.part(at.connection, at.session, at.client, page)
 
 
 @_operation("set", "write", changes=True)

@@ -210,15 +210,15 @@ class _Sessions(_Handler):
 
 
 class _Health(_Handler):
-    """Whether the catalogue answers; for those who watch over services, whoever they are."""
+    """Whether the catalogue answers, and how much there is; for those who watch over services, whoever they are."""
 
     async def get(self) -> None:
-        await self.service.aside(self._read)
-        self.finish(json.dumps({"status": "well"}))
+        count = await self.service.aside(self._read)
+        self.finish(json.dumps({"status": "well", "sessions": count, "listeners": len(self.service.feeds)}))
 
-    def _read(self) -> None:
+    def _read(self) -> int:
         with self.service.catalogue.connected() as connection:
-            last_numbers(connection, [])
+            return len(sessions(connection))
 
 
 class _Feed(WebSocketHandler, _Handler):

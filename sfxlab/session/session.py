@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import atexit
 import json
-import logging
 import os
-import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
-from sfxlab.errors import NotAllowedError
+from sfxlab.errors import NotAllowedError, SessionError
 from sfxlab.session.access import Access, DirectAccess
 from sfxlab.session.catalogue import Catalogue
 from sfxlab.session.changes import (
@@ -23,7 +21,9 @@ from sfxlab.session.changes import (
     Comment,
     Disagreement,
     Json,
+    Judged,
     Kind,
+    Opinion,
     Person,
     PersonHere,
     Record,
@@ -32,8 +32,9 @@ from sfxlab.session.changes import (
     json_text,
 )
 from sfxlab.session.identity import this_person
-
-_LOG = logging.getLogger(__name__)
+from sfxlab.session.pages import Pages
+from sfxlab.session.subscribers import Subscribers
+from sfxlab.session.viewing import Viewing
 
 DEFAULT_CATALOGUE = "sqlite:///sfxlab-sessions.sqlite"
 ITEMS_AT_ONCE = 4000
@@ -65,15 +66,18 @@ class Session:
 
     def __init__(self, name: str, catalogue: str | None = None, person: Person | str | None = None) -> None:
         self.name = name
-        self._access = _open_access(name, catalogue or os.environ.get("SFXLAB_CATALOGUE") or DEFAULT_CATALOGUE, person)
+        self._address = catalogue or os.environ.get("SFXLAB_CATALOGUE") or DEFAULT_CATALOGUE
+        self._access = _open_access(name, self._address, person)
         self.person = self._access.person
-        self._subscribers = _Subscribers()
+        self.pages = Pages(self._access, self.person)
+        self._subscribers = Subscribers()
         self._feed = self._access.follow(self._subscribers.deliver)
         # Who forgets to close is seen to leave all the same. Where the session is no longer known to anybody, nothing
         # may be waited for: that can happen in the middle of anything.
         weakref.finalize(self, self._feed.end).atexit = False
         self._at_exit = partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
+        _OPEN.add(self)
 
     def may_change(self) -> bool:
         """Whether the person's role allows changes: analysts and leads."""
@@ -94,7 +98,7 @@ class Session:
 
         Raises `NotAllowedError` for a viewer, `ValueTooBigError` beyond 1 MiB of JSON.
         """
-        self._access.call("set", name=name, value=_checked(value, f"the value of {name!r}"))
+        self._write("set", name=name, value=_checked(value, f"the value of {name!r}"))
 
     def values(self, prefix: str = "") -> dict[str, Json]:
         """All present values whose names begin so."""
@@ -131,14 +135,36 @@ class Session:
 
     def disagreements(self, kind: str) -> list[Disagreement]:
         """Tags of items that one person gave and another took away."""
-        words: dict[tuple[str, str], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-        for item, tag, person, given in self._access.call("last_words", kind=kind):
-            words[item, tag][0 if given else 1].append(person)
-        return [Disagreement(*where, tuple(given), tuple(taken)) for where, (given, taken) in words.items()]
+        found = []
+        for one in self.judged(kind):
+            for tag in sorted({tag for opinion in one.opinions.values() for tag in opinion.refused}):
+                given = tuple(person for person, opinion in one.opinions.items() if tag in opinion.tags)
+                taken = tuple(person for person, opinion in one.opinions.items() if tag in opinion.refused)
+                found += [Disagreement(one.item, tag, given, taken)] if given else []
+        return found
+
+    def judged(self, kind: str) -> list[Judged]:
+        """Items that several people tagged or voted on, with what each of them says; see `Judged.differs`."""
+        words: dict[str, dict[str, tuple[list[str], list[str], list[int]]]] = defaultdict(dict)
+        for item, person, tag, value in self._access.call("last_words", kind=kind):
+            tags, refused, votes = words[item].setdefault(person, ([], [], []))
+            if tag:
+                (tags if value else refused).append(tag)
+            elif value:
+                votes.append(value)
+        found = []
+        for item, people in words.items():
+            opinions = {
+                person: Opinion(tuple(tags), tuple(refused), *votes)
+                for person, (tags, refused, votes) in people.items()
+                if tags or refused or votes  # a vote that was taken back says nothing
+            }
+            found += [Judged(kind, item, opinions)] if len(opinions) > 1 else []
+        return found
 
     def comment(self, on: str, text: str) -> None:
         """Write something about a frame, a crystal, a run: `comment("frame 17", "ice")`."""
-        self._access.call("comment", on=on, text=text)
+        self._write("comment", on=on, text=text)
 
     def comments(self, on: str | None = None) -> list[Comment]:
         """What was written about it, or about anything, in the order of writing."""
@@ -147,7 +173,7 @@ class Session:
 
     def vote(self, on: str, choice: Literal[-1, 0, 1]) -> None:
         """Vote for (1) or against (-1) a frame, a crystal, a run, or take a vote back (0)."""
-        self._access.call("vote", on=on, choice=choice)
+        self._write("vote", on=on, choice=choice)
 
     def votes(self, on: str) -> dict[str, int]:
         """The last vote of everybody who has one, by person."""
@@ -156,7 +182,7 @@ class Session:
 
     def record(self, name: str, value: Json) -> None:
         """Keep a cell, a recipe, a merge: `record("cell", {...})`. All records of a name are kept."""
-        self._access.call("record", name=name, value=_checked(value, f"the record {name!r}"))
+        self._write("record", name=name, value=_checked(value, f"the record {name!r}"))
 
     def records(self, name: str | None = None) -> list[Record]:
         """Records of this name, or all, in the order of writing."""
@@ -169,6 +195,19 @@ class Session:
             raise ValueError(f"the history of {kind} is not kept")
         return [from_wire(change) for change in self._access.call("records", kind=kind, name=name)]
 
+    @cached_property
+    def viewing(self) -> Viewing:
+        """Whose view is shown here: everybody's, somebody's who is followed, or one's own."""
+        return Viewing(self)
+
+    def follow(self, whom: str | None) -> None:
+        """Let the widgets show what this person looks at, until you move; what everybody sees for `""`, and for None
+        go on alone from there.
+
+        Raises `SessionError` for somebody who is not here, or follows you.
+        """
+        self.viewing.look_with(whom)
+
     def look_at(self, what: Json) -> None:
         """Tell the others where you look: a viewer may, since it changes nothing."""
         self._access.call("look_at", what=_checked(what, "where you look"))
@@ -180,6 +219,7 @@ class Session:
 
     def close(self) -> None:
         """Leave the session; what is in it stays."""
+        _OPEN.discard(self)
         atexit.unregister(self._at_exit)
         self._feed.close()
 
@@ -192,39 +232,34 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self.name!r}: {self.person.name}, {self.person.role}>"
 
+    def _write(self, operation: str, **arguments: Any) -> None:
+        self._access.call(operation, **arguments, **self.pages.claim())
+
     def _tell(self, operation: str, kind: str, items: Iterable[str], tag: str) -> None:
         given = [str(item) for item in items]
         for start in range(0, len(given), ITEMS_AT_ONCE):
-            self._access.call(operation, kind=kind, items=given[start : start + ITEMS_AT_ONCE], tag=tag)
+            self._write(operation, kind=kind, items=given[start : start + ITEMS_AT_ONCE], tag=tag)
 
 
-class _Subscribers:
-    """Functions that want to know; one that fails is reported and does not keep the others from knowing."""
+_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
+"""What this program has open; only for `tagged`, so that nobody has to say what there is one of."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._callbacks: dict[int, tuple[str, Callable[[Change], None]]] = {}
-        self._count = 0
 
-    def add(self, callback: Callable[[Change], None], prefix: str) -> Callable[[], None]:
-        with self._lock:
-            self._count += 1
-            key = self._count
-            self._callbacks[key] = (prefix, callback)
-        return lambda: self._remove(key)
+def tagged(tag: str, kind: str = "frame", session: Session | None = None) -> TaggedItems:
+    """Items with a tag, of the session that is open: `merge(run, "4/mmm", exclude=tagged("ice"))`.
 
-    def _remove(self, key: int) -> None:
-        with self._lock:
-            self._callbacks.pop(key, None)
-
-    def deliver(self, change: Change) -> None:
-        with self._lock:
-            wanted = [callback for prefix, callback in self._callbacks.values() if change.name.startswith(prefix)]
-        for callback in wanted:
-            try:
-                callback(change)
-            except Exception:  # noqa: BLE001
-                _LOG.exception("a subscriber of a session failed on change %d, %s", change.number, change.name)
+    Raises `SessionError` where no session is open or several are, so that `session` has to say which.
+    """
+    if session is None:
+        known = {(one.name, one._address): one for one in _OPEN}
+        if len(known) != 1:
+            raise SessionError(
+                "it is not clear in which session to look for tags", expected="one open session",
+                found=", ".join(sorted(name for name, _ in known)) or "none",
+                remedy=f"write session.tagged({kind!r}, {tag!r})",
+            )  # fmt: skip
+        (session,) = known.values()
+    return session.tagged(kind, tag)
 
 
 def _close(session: weakref.ref[Session]) -> None:

@@ -15,10 +15,14 @@ from sqlalchemy import Connection
 from sfxlab.errors import CatalogueError
 from sfxlab.session.catalogue import Catalogue
 from sfxlab.session.changes import Change
+from sfxlab.session.ledger import CHANGES_AT_ONCE, change_of, changes_after
 from sfxlab.session.notices import listen, understood
 
 POLL = 0.05
 """Seconds between looks at a file: SQLite tells nobody of changes, but answers in microseconds whether there were."""
+
+_COLUMNS = ("number", "kind", "name", "value", "person", "time")
+_AFTER = f"SELECT {', '.join(_COLUMNS)} FROM changes WHERE session_id = ? AND number > ? ORDER BY number LIMIT ?"
 
 
 class Alarm:
@@ -60,9 +64,12 @@ Told = list[tuple[int, Change]]
 
 
 class Watch(Protocol):
-    """Waits for changes; `connection` is there for reading them."""
+    """Waits for changes, and reads them."""
 
     connection: Connection
+
+    def changes_after(self, session: int, number: int) -> list[Change]:
+        """Changes of a session with larger numbers, in their order, no more than `CHANGES_AT_ONCE`."""
 
     def wait(self, timeout: float) -> Told | None:
         """Return when the catalogue may have changed, the alarm rang, or the time is over.
@@ -90,6 +97,11 @@ class _SqliteWatch:
         self._cursor = connection.connection.cursor()
         self._version = self._look()
 
+    def changes_after(self, session: int, number: int) -> list[Change]:
+        # A sign of life of anybody wakes all who watch, of whom there may be many on one machine.
+        rows = self._ask(_AFTER, (session, number, CHANGES_AT_ONCE))
+        return [change_of(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+
     def wait(self, timeout: float) -> Told | None:
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
@@ -101,12 +113,16 @@ class _SqliteWatch:
         return None
 
     def _look(self) -> int:
+        version: int = self._ask("PRAGMA data_version")[0][0]
+        return version
+
+    def _ask(self, question: str, values: tuple[int, ...] = ()) -> list[Any]:
         # Straight to the driver: this is done twenty times a second, for days.
         try:
-            version: int = self._cursor.execute("PRAGMA data_version").fetchone()[0]
+            rows: list[Any] = self._cursor.execute(question, values).fetchall()
         except sqlite3.Error as error:
             raise CatalogueError("the catalogue cannot be looked at", found=error) from error
-        return version
+        return rows
 
 
 class _PostgresqlWatch:
@@ -116,6 +132,9 @@ class _PostgresqlWatch:
         self.connection, self._alarm = connection, alarm
         self._driver: Any = connection.connection.driver_connection
         listen(connection)
+
+    def changes_after(self, session: int, number: int) -> list[Change]:
+        return changes_after(self.connection, session, number)
 
     def wait(self, timeout: float) -> Told | None:
         if not (heard := self._heard()):

@@ -28,7 +28,7 @@ class Progress:
     seconds: float
     """Duration of this session so far."""
     stage: str = ""
-    """What is being done before frames are processed, empty once they are."""
+    """What is done before frames are processed, or why there are no workers to do it; else empty."""
 
     @property
     def frames_per_second(self) -> float:

@@ -118,6 +118,7 @@ READING: dict[str, Callable[[Session], Any]] = {
     "tagged": lambda s: s.tagged("frame", "ice"),
     "tags": lambda s: s.tags("frame"),
     "disagreements": lambda s: s.disagreements("frame"),
+    "judged": lambda s: s.judged("frame"),
     "comments": lambda s: s.comments(),
     "votes": lambda s: s.votes("frame 1"),
     "records": lambda s: s.records(),
@@ -356,7 +357,7 @@ def test_a_service_whose_database_is_gone_says_so(
             ask(service.address, "api/health", "")
     finally:
         server.start()
-    assert ask(service.address, "api/health", "") == {"status": "well"}
+    assert ask(service.address, "api/health", "")["status"] == "well"
 
 
 HOLDER = {"name": "anna", "token": "t" * 20, "proposals": {"p1": "lead"}}

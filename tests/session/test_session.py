@@ -6,6 +6,7 @@ import gc
 import pickle
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from sfxlab.errors import SfxlabError
 from sfxlab.session import (
     CatalogueError,
     NotAllowedError,
+    Opinion,
     Person,
     Session,
     SessionError,
@@ -119,6 +121,47 @@ def test_where_two_people_differ_is_found(session: Session, address: str) -> Non
         bob.untag("frame", ["2"], "ice")
         [found] = session.disagreements("frame")
     assert (found.item, found.tag, found.given_by, found.taken_by) == ("2", "ice", ("anna",), ("bob",))
+
+
+def test_what_several_people_judged_is_told_from_what_they_dispute(session: Session, address: str) -> None:
+    with Session("lyso", address, "bob") as bob, Session("lyso", address, "carol") as carol:
+        session.tag("frame", ["1", "2", "3", "4"], "ice")
+        bob.untag("frame", ["1"], "ice")
+        bob.tag("frame", ["2"], "ice")
+        bob.tag("frame", ["3"], "salt")
+        for voter, choice in ((session, 1), (bob, -1), (carol, 1)):
+            voter.vote("frame 5", choice)
+        for voter in (session, bob):
+            voter.vote("frame 6", 1)
+        for changed in (1, -1, 0):
+            carol.vote("frame 4", changed)  # taken back: only one person judged it
+        bob.vote("crystal 4", 1)
+        session.vote("frames 1", -1)  # of no kind
+        found = {one.item: one for one in session.judged("frame")}
+    assert sorted(found) == ["1", "2", "3", "5", "6"]
+    assert [item for item in sorted(found) if found[item].is_disputed] == ["1", "5"]
+    assert [item for item in sorted(found) if found[item].differs] == ["1", "3", "5"]
+    assert found["1"].opinions == {"anna": Opinion(("ice",)), "bob": Opinion((), ("ice",))}
+    assert {person: one.vote for person, one in found["5"].opinions.items()} == {"anna": 1, "bob": -1, "carol": 1}
+    assert session.judged("crystal") == session.judged("run") == []
+
+
+def test_tags_are_found_in_the_session_that_is_open(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfxlab.session.session._OPEN", weakref.WeakSet())  # whatever other tests have open
+    session = Session("lyso", address, "anna")
+    session.tag("frame", ["7"], "ice")
+    session.tag("crystal", ["3"], "ice")
+    assert sfxlab.tagged("ice") == {"7"}
+    assert sfxlab.tagged("ice", "crystal").kind == "crystal"
+    with Session("lyso", address, "anna"):  # the same cell of a notebook, run again
+        assert sfxlab.tagged("ice") == {"7"}
+    with Session("other", address, "anna") as other:
+        with pytest.raises(SessionError, match=r"lyso, other[\s\S]*session\.tagged\('frame', 'ice'\)"):
+            sfxlab.tagged("ice")
+        assert sfxlab.tagged("ice", session=other) == set()
+    session.close()
+    with pytest.raises(SessionError, match="none"):
+        sfxlab.tagged("ice")
 
 
 def test_more_items_than_fit_into_a_change_are_tagged_all_the_same(session: Session) -> None:
