@@ -3,8 +3,8 @@
     python benchmarks/session.py [POSTGRESQL ADDRESS] [--writes N]
 
 Every subscriber is a process of its own; the writer, another one, sets a value ten times a second. The delay is from
-before `set` to the callback. The service runs in a process of its own too, over SQLite and, where an address is given,
-over PostgreSQL.
+before `set` to the callback; the CPU time of a change is that of a process that hears of it. The service runs in a
+process of its own too, over SQLite and, where an address is given, over PostgreSQL.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("postgresql", nargs="?", help="address of an empty PostgreSQL database")
     parser.add_argument("--writes", type=int, default=100)
     options = parser.parse_args()
-    columns = ("way", "subscribers", "set (ms)", "delay: median", "95 %", "max (ms)", "idle CPU of one (%)")
-    table = Table(*columns, box=None)
+    columns = ("way", "subscribers", "set (ms)", "delay: median", "95 %", "max (ms)", "CPU of one: idle (%)")
+    table = Table(*columns, "a change (ms)", box=None)
     with tempfile.TemporaryDirectory() as folder:
         databases = {"SQLite": f"sqlite:///{folder}/sessions.sqlite"}
         if options.postgresql:
@@ -77,12 +77,14 @@ def measured(address: str, name: str, n: int, writes: int) -> list[str]:
             session.set("view.frame", begin)
             durations.append(time.time() - begin)
             time.sleep(BETWEEN_WRITES)
-        delays = sorted(delay for pipe in pipes for delay in pipe.recv())
+        heard = [pipe.recv() for pipe in pipes]
     for process in processes:
         process.join()
+    delays = sorted(delay for own, _ in heard for delay in own)
     assert len(delays) == n * writes
+    busy = 1000 * statistics.median(cpu for _, cpu in heard) / writes
     times = (statistics.median(durations), statistics.median(delays), delays[int(0.95 * len(delays))], delays[-1])
-    return [str(n), *(f"{1000 * value:.1f}" for value in times), f"{100 * statistics.median(idle):.2f}"]
+    return [str(n), *(f"{1000 * value:.1f}" for value in times), f"{100 * statistics.median(idle):.2f}", f"{busy:.2f}"]
 
 
 def subscriber(address: str, name: str, person: str, parent: Connection, writes: int) -> None:
@@ -94,10 +96,11 @@ def subscriber(address: str, name: str, person: str, parent: Connection, writes:
         idle = (time.process_time() - before) / (time.monotonic() - begin)
         session.subscribe(lambda change: delays.append(time.time() - float(str(change.value))), "view.")
         parent.send(idle)
+        before = time.process_time()
         end = time.monotonic() + 600
         while len(delays) < writes and time.monotonic() < end:
             time.sleep(0.2)
-        parent.send(delays)
+        parent.send((delays, time.process_time() - before))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfxlab.widgets.cell_explorer import CellExplorer
+    from sfxlab.widgets.compare import Compare
+    from sfxlab.widgets.discussion import Discussion
     from sfxlab.widgets.frame_table import FrameTable
     from sfxlab.widgets.frame_viewer import FrameViewer
     from sfxlab.widgets.live_parameters import LiveParameters
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CellExplorer": "cell_explorer",
+    "Compare": "compare",
+    "Discussion": "discussion",
     "FrameTable": "frame_table",
     "FrameViewer": "frame_viewer",
     "LiveParameters": "live_parameters",
@@ -21,7 +25,16 @@ _HOMES = {
 }
 """Where each widget lives; it is loaded when it is first used."""
 
-__all__ = ["CellExplorer", "FrameTable", "FrameViewer", "LiveParameters", "MergingBoard", "RunMonitor"]
+__all__ = [
+    "CellExplorer",
+    "Compare",
+    "Discussion",
+    "FrameTable",
+    "FrameViewer",
+    "LiveParameters",
+    "MergingBoard",
+    "RunMonitor",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,11 @@ import anywidget
 import traitlets
 
 from sfxlab.errors import SfxlabError
+from sfxlab.widgets.attendance import Attendance
 
 if TYPE_CHECKING:
     from sfxlab.session import Change, Session
+    from sfxlab.session.viewing import Viewing
 
 _STATIC = Path(__file__).with_name("static")
 _ECHO_SECONDS = 5.0
@@ -46,11 +48,27 @@ class SessionWidget(anywidget.AnyWidget):
         super().__init__(**traits)
         self.session = session
         self._unbind: list[Callable[[], None]] = []
+        self._attendance = None if session is None else Attendance(session, self.send)
+        if self._attendance is not None:
+            self._unbind.append(self._attendance.end)
         self.disabled = session is not None and not session.may_change()
 
     def bind(self, name: str, trait: str, *, default: Any = None) -> None:
         """Keep a trait equal to a value of the session, until the widget is closed."""
         self._unbind.append(bind(self.session, name, self, trait, default=default))
+
+    def _handle_msg(self, msg: dict[str, Any]) -> None:
+        # Whatever comes from a page, by the front end's protocol: what is written then is written by who sits there.
+        attendance: Attendance | None = getattr(self, "_attendance", None)
+        if attendance is None or self.session is None:
+            super()._handle_msg(msg)
+            return
+        page, content = str(msg.get("header", {}).get("session", "")), msg["content"]["data"].get("content")
+        with self.session.pages.speaking(page):
+            if isinstance(content, dict) and content.get("kind") == "page":
+                attendance.said(page, content)
+            else:
+                super()._handle_msg(msg)
 
     def close(self) -> None:
         """Take the widget off all pages, and off its session."""
@@ -67,6 +85,7 @@ def bind(
     """Keep a trait of a widget and a value of a session equal, in both directions.
 
     What the session has goes to the trait at once; where it has nothing yet, `default` does unless that is None.
+    Values named `view.…` are those of the view that is shown here (`Session.viewing`).
     Changes of others arrive in the event loop that runs when this is called (that of the kernel), or in the thread of
     the session's feed where there is none. A change that the session refuses is taken back, and its reason is put
     into the trait `message`. The trait `disabled` becomes True for those who may only look. Returns the
@@ -74,17 +93,21 @@ def bind(
     """
     if session is None:
         return _nothing
-    return _Binding(session, name, widget, trait, default).end
+    from sfxlab.session.viewing import VIEW  # a database library, for those who have a session
+
+    return _Binding(session.viewing if name.startswith(VIEW) else session, name, widget, trait, default).end
 
 
 class _Binding:
     """One trait, one value. What a person sets comes back through the feed and must not undo what was set since."""
 
-    def __init__(self, session: Session, name: str, widget: traitlets.HasTraits, trait: str, default: Any) -> None:
+    def __init__(
+        self, session: Session | Viewing, name: str, widget: traitlets.HasTraits, trait: str, default: Any
+    ) -> None:
         self._session, self._name, self._widget, self._trait = session, name, widget, trait
-        self._loop = _running_loop()
+        self._loop, self._at_first = _running_loop(), getattr(widget, trait)
         self._awaited: deque[tuple[str, float]] = deque()
-        self._from_session = False
+        self._from_session, self._said = False, ""
         if widget.has_trait("disabled") and not session.may_change():
             widget.set_trait("disabled", True)
         # In this order nothing is missed between the two.
@@ -119,13 +142,19 @@ class _Binding:
             self._loop.call_soon_threadsafe(self._follow, change)
 
     def _follow(self, change: Change) -> None:
+        if change.is_another_view:
+            self._awaited.clear()
+            self._take(self._at_first if change.value is None else change.value)
+            return
         now, text = time.monotonic(), _text(change.value)
         own = [value for value, _ in self._awaited]
-        if change.person == self._session.person.name and text in own:
+        if self._session.person.wrote(change) and text in own:
             for _ in range(own.index(text) + 1):
                 self._awaited.popleft()
         elif not any(until > now for _, until in self._awaited):
             self._awaited.clear()
+            if self._said:
+                self._say("")
             self._take(change.value)
         # Otherwise an own change is still to come in the feed: it was later than this one and stays.
 
@@ -141,6 +170,7 @@ class _Binding:
             self._from_session = False
 
     def _say(self, sentence: str) -> None:
+        self._said = sentence
         if self._widget.has_trait("message"):
             self._widget.set_trait("message", sentence)
 

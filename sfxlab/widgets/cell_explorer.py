@@ -149,6 +149,8 @@ class CellExplorer(SessionWidget):
         return np.isin(self.cells.table["frame"].to_numpy(), numbers_of)
 
     def _draw(self, change: Any = None) -> None:
+        if change is not None and change.new != getattr(self, change.name):
+            return  # the session has refused it since, and said why
         if change is not None and change.name in ("ranges", "selection"):
             self._propose([])  # they were for others
         try:

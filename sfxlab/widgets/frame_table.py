@@ -10,7 +10,7 @@ from IPython.display import HTML
 
 from sfxlab.errors import SfxlabError
 from sfxlab.store import Run
-from sfxlab.widgets.bound import SessionWidget, static
+from sfxlab.widgets.bound import SessionWidget
 from sfxlab.widgets.following import hear, repeat
 from sfxlab.widgets.models import frame_table as models
 from sfxlab.widgets.sources import joined
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _MOST_ROWS = 500
 """That a page may have."""
 _MOST_SELECTED = 100_000
+_WORST = "failed, then hits that are not indexed, then indexed frames that explain least, then blanks"
+_PRESETS = (
+    ("all", ""), ("failed", "status = failed"), ("not indexed", "status = hit"), ("indexed", "status = indexed"),
+    ("blank", "status = blank"),
+)  # fmt: skip
 
 
 class FrameTable(SessionWidget):
@@ -36,7 +41,7 @@ class FrameTable(SessionWidget):
         How often a growing run is looked at.
     """
 
-    _esm = static("frame_table.js")
+    _esm = joined("frame_table.js")
     _css = joined("widgets.css", "frame_table.css")
 
     columns: Any = traitlets.List().tag(sync=True)
@@ -49,6 +54,10 @@ class FrameTable(SessionWidget):
     descending = traitlets.Bool(True).tag(sync=True)
     filter = traitlets.Unicode("").tag(sync=True)
     """See `sfxlab.widgets.models.filters`."""
+    presets: Any = traitlets.List([list(preset) for preset in _PRESETS]).tag(sync=True)
+    """Filters with a button: what it says, and the filter."""
+    worst_means = traitlets.Unicode(_WORST).tag(sync=True)
+    """What comes first when the worst does."""
     only_selected = traitlets.Bool(False).tag(sync=True)
     frame = traitlets.Int(-1).tag(sync=True)
     """Number of the frame that is shown, -1 for none."""
@@ -59,6 +68,8 @@ class FrameTable(SessionWidget):
     n_selected = traitlets.Int(0).tag(sync=True)
     """Frames that the selection means."""
     can_tag = traitlets.Bool(False).tag(sync=True)
+    height = traitlets.Int(460).tag(sync=True)
+    """In pixels of the page."""
 
     def __init__(
         self,
@@ -75,8 +86,8 @@ class FrameTable(SessionWidget):
         self.table = run if isinstance(run, models.FrameTable) else _empty()
         self.can_tag = session is not None
         self.columns = [
-            {"name": name, "label": label, "unit": unit, "kind": "text" if name in models.TEXTS else "number"}
-            for name, (label, unit) in models.LABELS.items()
+            {"name": name, "label": label, "unit": unit, "kind": "text" if self.table.is_text(name) else "number"}
+            for name, (label, unit) in self.table.labels.items()
         ]
         self.bind("view.frame", "frame")
         self.bind("selection", "selection")
@@ -85,11 +96,11 @@ class FrameTable(SessionWidget):
         self.on_msg(self._heard)
         self._unbind.append(hear(session, ("tag", "untag"), self._tags_changed))
         if self._frames is None:
-            self._take(self.table)
+            self.take(self.table)
         else:
             self.refresh()
             if not self._frames.run.is_finished:
-                self._unbind.append(repeat(seconds, self._frames.read, self._take, self._tell))
+                self._unbind.append(repeat(seconds, self._frames.read, self.take, self._tell))
 
     def refresh(self) -> None:
         """Read what has come since. Problems are shown in the widget."""
@@ -99,7 +110,7 @@ class FrameTable(SessionWidget):
             except SfxlabError as error:
                 self._tell(error)
                 return
-            self._take(self.table if table is None else table)
+            self.take(self.table if table is None else table)
 
     def show_frame(self, frame: int) -> None:
         """Show a frame, wherever one is shown in this session."""
@@ -120,16 +131,17 @@ class FrameTable(SessionWidget):
 
     def figure(self, rows: int = 50) -> HTML:
         """The first rows as they are shown, as a table that can be kept and printed."""
-        page = self.table.page(0, rows)
-        head = "".join(f"<th>{label}{f' / {unit}' if unit else ''}</th>" for label, unit in models.LABELS.values())
-        lines = zip(*(page[name] for name in models.LABELS), strict=True)
+        page, labels = self.table.page(0, rows), self.table.labels
+        head = "".join(f"<th>{label}{f' / {unit}' if unit else ''}</th>" for label, unit in labels.values())
+        lines = zip(*(page[name] for name in labels), strict=True)
         body = "".join(
             "<tr>" + "".join(f"<td>{'' if cell is None else html.escape(str(cell))}</td>" for cell in line) + "</tr>"
             for line in lines
         )
         return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
-    def _take(self, table: models.FrameTable) -> None:
+    def take(self, table: models.FrameTable) -> None:
+        """Show another table with the same columns, as one that has grown."""
         self.table = table
         self.n_frames = table.n
         self._tags_changed()
@@ -144,6 +156,8 @@ class FrameTable(SessionWidget):
         self._arrange()
 
     def _arrange(self, change: Any = None) -> None:
+        if change is not None and change.new != getattr(self, change.name):
+            return  # the session has refused it since, and said why
         selected = self._selected()
         self.n_selected = 0 if selected is None else len(selected)
         if change is not None and change.name == "selection" and not self.only_selected:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from sfxlab.pipeline import FrameResult
 from sfxlab.recipe import Recipe
 from sfxlab.store import Run
 from sfxlab.widgets.bound import SessionWidget
+from sfxlab.widgets.company import Watcher
 from sfxlab.widgets.models.assembling import Region
 from sfxlab.widgets.models.colour_maps import COLOUR_MAPS, INVERTED_GREY, LATTICE_COLOURS, MARK_COLOURS
 from sfxlab.widgets.models.frame_viewer import FrameViewerModel, Marks, header
@@ -43,11 +46,12 @@ class FrameViewer(SessionWidget):
     """The frames of a run or of any source: pan, zoom, contrast, peaks, predictions, what is under the pointer.
 
     `source` is a `Run` (its own peaks and lattices are shown) or frames from `open_frames` (each is processed with
-    `recipe` when it is looked at). In a session, frame, contrast, part seen and layers are those of everybody, and tags
-    are kept there. `figure()` is the picture for a paper.
+    `recipe` when it is looked at). In a session, frame, contrast, part seen and layers are those of everybody, of
+    somebody who is followed, or one's own (`Session.follow`), and tags are kept there. `figure()` is the picture for a
+    paper.
     """
 
-    _esm = joined("elements.js", "frame_painting.js", "frame_contrast.js", "frame_viewer.js")
+    _esm = joined("elements.js", "frame_painting.js", "frame_contrast.js", "frame_people.js", "frame_viewer.js")
     _css = joined("widgets.css", "frame_viewer.css")
 
     frame = traitlets.Int(0).tag(sync=True)
@@ -63,6 +67,14 @@ class FrameViewer(SessionWidget):
     """What is drawn on the pixels."""
     tags: Any = traitlets.List([]).tag(sync=True)
     """Tags of the frame that is shown."""
+    may_tag = traitlets.Bool(True).tag(sync=True)
+    """Whether the person may change more than the own view."""
+    people: Any = traitlets.List([]).tag(sync=True)
+    """Who is there: `name`, `who` in words, `role`, `colour`, where he or she `looks`, whether at the `same` kernel."""
+    following: Any = traitlets.Unicode("", allow_none=True).tag(sync=True)
+    """Whose view is shown: a person's, everybody's where empty, one's own where None. `Session.follow` changes it."""
+    news = traitlets.Dict().tag(sync=True)
+    """What somebody did last: `person`, `who`, `text` and the change's `number`."""
     bits = traitlets.Enum([8, 16], 8).tag(sync=True)
     """Bits to a pixel on the way to the browser."""
     height = traitlets.Int(600).tag(sync=True)
@@ -90,11 +102,27 @@ class FrameViewer(SessionWidget):
         for name in ("frame", "contrast", "centre", "zoom", "layers"):
             self.bind(f"view.{name}", name)
         if session is not None:
-            self._unbind.append(session.subscribe(self._heard))
+            self._join(session)
         self.observe(self._moved, "frame")
         self.on_msg(self._asked)
         self._show_tags()
         self._submit("ahead", self._read_ahead, self.frame, True)
+
+    def _join(self, session: Session) -> None:
+        self.may_tag, self.following = session.may_change(), session.viewing.following
+
+        def turned(change: Change) -> None:
+            self.following, self.disabled = change.value, not session.viewing.may_change()
+
+        watcher = Watcher(session, self._later("people"), self._later("news"))
+        self._unbind += [
+            session.subscribe(self._heard),
+            session.viewing.listen(lambda change: self.in_loop(partial(turned, change))),
+            watcher.end,
+        ]
+
+    def _later(self, trait: str) -> Callable[[Any], None]:
+        return lambda value: self.in_loop(lambda: self.set_trait(trait, value))
 
     @property
     def frames(self) -> FrameSource:
@@ -132,14 +160,14 @@ class FrameViewer(SessionWidget):
         """A message from a page; whatever is wrong with it is told there."""
         answer = {
             "hello": self._hello, "picture": self._picture, "pointer": self._pointer, "find": self._find,
-            "tag": self._tag, "save": self._save,
+            "tag": self._tag, "save": self._save, "follow": self._follow,
         }[content["kind"]]  # fmt: skip
         pool = {"find": "result", "save": "result"}.get(content["kind"], "picture")
         if content["kind"] == "find":
             self._searching += 1
         if content["kind"] == "picture":
             self._wanted[content["client"]] = content["frame"]
-        if content["kind"] in ("tag", "hello"):
+        if content["kind"] in ("tag", "hello", "follow"):
             self._guarded(answer, content)
         else:
             self._submit(pool, self._guarded, answer, content)
@@ -161,7 +189,8 @@ class FrameViewer(SessionWidget):
 
     def _submit(self, pool: str, call: Callable[..., None], *arguments: Any) -> None:
         if not self._closed:
-            self._threads[pool].submit(call, *arguments)
+            # With what is known of who asks.
+            self._threads[pool].submit(copy_context().run, call, *arguments)
 
     def in_loop(self, call: Callable[[], None]) -> None:
         """Call this in the kernel's event loop, or at once where there is none."""
@@ -215,6 +244,10 @@ class FrameViewer(SessionWidget):
         elif self._searching == search:
             words = {"hit": "hit", "unindexed": "hit without a lattice"}[wanted]
             self._reply(content, {"kind": "note", "text": f"no {'further' if step > 0 else 'earlier'} {words}"})
+
+    def _follow(self, content: dict[str, Any]) -> None:
+        if self.session is not None:
+            self.session.follow(content["whom"])
 
     def _tag(self, content: dict[str, Any]) -> None:
         change = self.tag if content["on"] else self.untag

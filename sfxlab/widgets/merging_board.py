@@ -77,6 +77,7 @@ class MergingBoard(SessionWidget):
         )
         self._task: asyncio.Task[None] | None = None
         self._due = False
+        self._problem = ""
         self.limits = self.model.limits()
         for name, trait in (("merge.cuts", "cuts"), ("merge.settings", "settings"), ("selection", "selection")):
             self.bind(name, trait)
@@ -178,7 +179,8 @@ class MergingBoard(SessionWidget):
 
     def _show(self, figures: dict[str, Any]) -> None:
         with self.hold_trait_notifications():
-            self.message = ""
+            if self.message == self._problem:  # and not what the session refused
+                self.message = ""
             self.figures = figures
             self.table_one = []
 
@@ -202,7 +204,7 @@ class MergingBoard(SessionWidget):
         self._renew()
 
     def _tell(self, error: SfxlabError) -> None:
-        self.message = str(error)
+        self.message = self._problem = str(error)
 
     def _heard(self, widget: Any, content: Mapping[str, Any], buffers: Any) -> None:
         try:

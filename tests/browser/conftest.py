@@ -38,13 +38,13 @@ def lab_server(lab_module: ModuleType, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def lab(lab_module: ModuleType, lab_server: Any) -> Iterator[Any]:
+def lab(request: pytest.FixtureRequest, lab_module: ModuleType, lab_server: Any) -> Iterator[Any]:
     """A browser in front of JupyterLab: `lab.open([cell, …])` is a playwright `Page`; see `lab.py`.
 
     The browser is one for each module, because no other event loop can run in the same thread while it is open.
     """
     with lab_module.browser() as browser:
-        lab = lab_module.Lab(lab_server, browser)
+        lab = lab_module.Lab(lab_server, browser, request.module.__name__.rpartition(".")[2])
         yield lab
         lab.close()
 
@@ -53,3 +53,13 @@ def lab(lab_module: ModuleType, lab_server: Any) -> Iterator[Any]:
 def small_run(mockdata: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A `Run` of twelve frames: hits with one or two lattices, and blanks."""
     return mockdata("small_run").make(tmp_path_factory.mktemp("small"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Keep pictures of what was on the pages when a test failed."""
+    report: Any = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.when == "call" and report.failed and lab is not None:
+        lab.keep_all(f"failed-{item.name}")
+    return report

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 from nbformat.sign import NotebookNotary, SQLiteSignatureStore
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 SWITCHES = (
     "--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update",
@@ -26,6 +27,25 @@ SWITCHES = (
     "--ignore-gpu-blocklist",
 )  # fmt: skip
 WINDOW = {"width": 1400, "height": 1100}
+ARTEFACTS = Path(__file__).parents[2] / "artefacts"
+"""What tests leave behind to look at; CI keeps it."""
+
+# Each token is somebody, as it would be behind a hub.
+_ACCOUNTS = """
+import json
+from jupyter_server.auth.identity import IdentityProvider, User
+NAMES = {{token: name for name, token in json.loads({people!r}).items()}}
+class Accounts(IdentityProvider):
+    async def get_user_token(self, handler):
+        name = NAMES.get(self.get_token(handler))
+        return await super().get_user_token(handler) if name is None else User(name, name.title(), name.title())
+c.ServerApp.identity_provider_class = Accounts
+"""
+# On a busy machine JupyterLab asks whether to go on waiting for a shared notebook.
+_WAIT_ON = """new MutationObserver(() => {
+  for (const button of document.querySelectorAll(".jp-Dialog button"))
+    if (button.textContent === "Continue waiting") button.click();
+}).observe(document, {childList: true, subtree: true})"""
 _BUSY = """() => {
   const cells = [...document.querySelectorAll(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell")];
   const prompts = cells.map(cell => cell.querySelector(".jp-InputPrompt")?.textContent ?? "");
@@ -39,13 +59,27 @@ def chromium() -> str | None:
 
 
 class LabServer:
-    """JupyterLab on a free loopback port, with settings, signatures and notebooks of its own."""
+    """JupyterLab on a free loopback port, with settings, signatures and notebooks of its own.
 
-    def __init__(self, folder: Path, *, collaborative: bool = False, environment: dict[str, str] | None = None) -> None:
+    `people` have accounts: names, each with a token of its own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        collaborative: bool = False,
+        environment: dict[str, str] | None = None,
+        people: Mapping[str, str] | None = None,
+    ) -> None:
         self.notebooks, self._data = folder / "notebooks", folder / "data"
         self.token = uuid.uuid4().hex
         for made in (self.notebooks, self._data, folder / "config" / "labconfig"):
             made.mkdir(parents=True)
+        self.people = dict(people or {})
+        if people:
+            accounts = _ACCOUNTS.format(people=json.dumps(self.people))
+            (folder / "config" / "jupyter_server_config.py").write_text(accounts, encoding="utf-8")
         settings = folder / "settings"
         settings.mkdir()
         (settings / "overrides.json").write_text(
@@ -59,6 +93,7 @@ class LabServer:
         self.address = f"http://127.0.0.1:{port}"
         command = [
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
+            "--JupyterNotebookApp.expose_app_in_browser=True",
             "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
             f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.notebooks}",
             f"--LabApp.app_settings_dir={settings}", f"--LabApp.user_settings_dir={folder / 'user'}",
@@ -131,8 +166,8 @@ class LabServer:
 class Lab:
     """People in front of notebooks: each has a browser context of their own."""
 
-    def __init__(self, server: LabServer, browser: Browser) -> None:
-        self.server = server
+    def __init__(self, server: LabServer, browser: Browser, name: str = "lab") -> None:
+        self.server, self.name = server, name
         self._browser = browser
         self._contexts: list[BrowserContext] = []
 
@@ -141,30 +176,52 @@ class Lab:
         """Folder of the notebooks, which is the kernels' working directory."""
         return self.server.notebooks
 
-    def open(self, cells: Sequence[str], *, run: bool = True, context: BrowserContext | None = None) -> Page:
+    def open(
+        self,
+        cells: Sequence[str],
+        *,
+        run: bool = True,
+        context: BrowserContext | None = None,
+        person: str | None = None,
+    ) -> Page:
         """A new notebook of these code cells, in a new browser context unless one is given; all cells have run.
 
         `page.problems` lists errors of the page's own scripts.
         """
-        return self.join(self.server.write(cells), run=run, context=context)
+        return self.join(self.server.write(cells), run=run, context=context, person=person)
 
-    def join(self, notebook: str, *, run: bool = False, context: BrowserContext | None = None) -> Page:
-        """Open a notebook that is there already, as another person does."""
+    def join(
+        self,
+        name: str,
+        *,
+        run: bool = False,
+        context: BrowserContext | None = None,
+        person: str | None = None,
+        notebook: bool = False,
+    ) -> Page:
+        """Open a notebook that is there already, as another person does: one with an account where named.
+
+        With `notebook` in Notebook instead of JupyterLab.
+        """
         if context is None:
             context = self._browser.new_context(viewport=WINDOW)
             self._contexts.append(context)
+        token = self.server.token if person is None else self.server.people[person]
         page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.add_init_script(_WAIT_ON)
         page.problems = []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.on(
             "console",
             lambda said: page.problems.append(said.text) if said.type == "error" and _ours(said.text) else None,
         )
-        workspace = uuid.uuid4().hex[:8]
-        page.goto(f"{self.server.address}/lab/workspaces/{workspace}/tree/{notebook}?reset&token={self.server.token}")
+        where = f"notebooks/{name}" if notebook else f"lab/workspaces/{uuid.uuid4().hex[:8]}/tree/{name}"
+        page.goto(f"{self.server.address}/{where}?reset&token={token}")
         page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=60_000)
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=60_000)
-        page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area').catch(() => {})")
+        if not notebook:
+            page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area').catch(() => {})")
         if run:
             self.run_all(page)
         return page
@@ -190,8 +247,36 @@ class Lab:
             raise AssertionError(answer["error"])
         return json.loads(answer["text"].split("\x1e")[1])
 
+    def restart_kernel(self, page: Page) -> None:
+        """A new kernel for a notebook, which knows nothing; all cells have run in it."""
+        page.evaluate(
+            """async () => {
+              const context = window.jupyterapp.shell.currentWidget.sessionContext;
+              await context.session.kernel.restart();
+              await window.jupyterapp.commands.execute("notebook:clear-all-cell-outputs");
+            }"""
+        )
+        self.run_all(page)
+
+    def keep(self, page: Page, name: str) -> Path:
+        """A picture of a page in the folder of artefacts."""
+        ARTEFACTS.mkdir(exist_ok=True)
+        path = ARTEFACTS / f"{name}.png"
+        page.screenshot(path=path, timeout=20_000)
+        return path
+
+    def keep_all(self, name: str) -> None:
+        """A picture of every page that is open."""
+        pages = [page for context in self._contexts for page in context.pages]
+        for i, page in enumerate(pages):
+            try:
+                self.keep(page, f"{name}-{i}" if len(pages) > 1 else name)
+            except PlaywrightError as error:  # what the test found counts, not this
+                print(f"no picture of {name}: {error}", file=sys.stderr)
+
     def close(self) -> None:
-        """Close all pages, and end their kernels."""
+        """Close all pages, of which pictures are kept, and end their kernels."""
+        self.keep_all(self.name)
         for context in self._contexts:
             context.close()
         self._contexts.clear()

@@ -21,8 +21,8 @@ def text(values):
     return pa.array(values).dictionary_encode()
 n_peaks = (np.arange(n) * 7919) % 211
 status = np.array(["blank", "hit", "indexed"])[np.arange(n) % 3]
-columns = {{name: np.zeros(n, np.float32) for name in models.LABELS if name not in models.TEXTS}}
-columns |= {{name: text(np.full(n, "")) for name in models.TEXTS}}
+texts = ("status", "tags", "reason", "event", "path")
+columns = {{name: text(np.full(n, "")) if name in texts else np.zeros(n, np.float32) for name in models.LABELS}}
 columns |= {{"frame": np.arange(n), "n_peaks": n_peaks, "status": text(status), "worst": n_peaks.astype(np.float32)}}
 session = Session("table", "sqlite:///table.sqlite", "anna")
 table = FrameTable(models.FrameTable(columns), session)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from sfxlab.store import Run
+
 pytestmark = pytest.mark.browser
 
 COUNTER = """
@@ -42,3 +44,24 @@ def test_a_click_reaches_the_kernel_and_a_change_there_reaches_the_page(lab: Any
 def test_a_cell_that_fails_fails_the_test(lab: Any) -> None:
     with pytest.raises(AssertionError, match="no such thing"):
         lab.open(["raise ValueError('no such thing')"])
+
+
+def test_the_frame_viewer_works_in_notebook_too(lab: Any, small_run: Run) -> None:
+    pytest.importorskip("notebook", reason="Notebook is not installed; it is part of sfxlab[dev]")
+    name = lab.server.write([
+        "import sfxlab\nfrom sfxlab.widgets import FrameViewer\n"
+        f"viewer = FrameViewer(sfxlab.Run({str(small_run.path)!r}))\nviewer"
+    ])  # fmt: skip
+    page = lab.join(name, run=True, notebook=True)
+    assert page.evaluate("() => window.jupyterapp.name") == "Jupyter Notebook"
+    page.wait_for_selector(".frame-viewer[data-marks='0']")
+    page.locator(".frame-viewer .next").click()
+    page.wait_for_selector(".frame-viewer[data-frame='1'][data-marks='1']")
+    page.locator(".frame-viewer").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".frame-viewer[data-frame='2'][data-marks='2']")
+    page.keyboard.press("c")
+    page.wait_for_function("() => document.querySelector('.frame-viewer .map').value === 'grey'")
+    assert lab.kernel(page, "[viewer.frame, viewer.contrast['map']]") == [2, "grey"]
+    assert page.problems == []
+    lab.keep(page, "notebook-7")

@@ -39,11 +39,14 @@ right/ss = +0.008727x -0.999962y
 """
 
 
-def make(folder: Path) -> Run:
-    """Twelve frames of 512 × 512 pixels: hits with one or two lattices, and blanks."""
+def make(folder: Path, frames: int = 12) -> Run:
+    """Frames of 512 × 512 pixels: hits with one or two lattices, and blanks."""
     (folder / "two.geom").write_text(GEOMETRY, encoding="utf-8")
     data = simulate(
-        folder / "data", frames=12, detector=folder / "two.geom", kinds={"single": 0.5, "double": 0.25, "blank": 0.25}
+        folder / "data",
+        frames=frames,
+        detector=folder / "two.geom",
+        kinds={"single": 0.5, "double": 0.25, "blank": 0.25},
     )
     recipe = Recipe().with_cell(read_cell(data.cell))
     return process(open_frames(data.frames, data.geometry), recipe, output=folder / "run", progress=None)

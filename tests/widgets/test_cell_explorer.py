@@ -11,7 +11,7 @@ import pytest
 from sfxlab.crystal import UnitCell, read_cell
 from sfxlab.errors import CellError, OutputExistsError
 from sfxlab.pipeline import FrameResult
-from sfxlab.session import Session
+from sfxlab.session import NotAllowedError, Person, Session
 from sfxlab.store import Run
 from sfxlab.widgets.cell_explorer import CellExplorer
 from sfxlab.widgets.models.cell_explorer import CrystalCells, histograms, save, why_of
@@ -136,3 +136,28 @@ def test_a_late_joiner_sees_the_ranges_of_before(run: Run, tmp_path: Path) -> No
         assert later.figures["fit"]["n"] == 40
         later.figure()
         later.close()
+
+
+def test_a_viewer_sees_what_others_brush_and_brushes_nothing(
+    run: Run, tmp_path: Path, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    catalogue = f"sqlite:///{tmp_path / 'sessions.sqlite'}"
+    viewer = Person("vera", "Vera V.", "viewer")
+    with Session("beamtime", catalogue, "anna") as anna, Session("beamtime", catalogue, viewer) as vera:
+        hers, looking = CellExplorer(run, anna), CellExplorer(run, vera)
+        assert looking.disabled
+        hers.brush({"c": (60, 80)})
+        until(lambda: looking.n_selected == 20)
+        looking.brush({"a": (39, 41)})
+        assert "vera, viewer" in looking.message
+        assert looking.ranges == anna.get("cells.ranges") == {"c": [60.0, 80.0]}
+        assert looking.n_selected == 20
+        for asked in ({"kind": "brush", "ranges": {}}, {"kind": "save", "path": str(tmp_path / "viewer.cell")}):
+            looking._heard(None, asked, [])  # the page of a viewer has no such controls
+        assert not (tmp_path / "viewer.cell").exists()
+        with pytest.raises(NotAllowedError, match="vera, viewer"):
+            looking.save(tmp_path / "viewer.cell")
+        assert anna.records("cell") == []
+        assert anna.get("cells.chosen") is None
+        for one in (hers, looking):
+            one.close()

@@ -176,6 +176,7 @@ def test_a_viewer_cannot_cut_and_bad_cuts_are_a_sentence(run: Run, tmp_path: Pat
         board.cut(correlation=0.8)
         assert board.cuts == {}
         assert anna.get("merge.cuts") is None
+        assert "vera, viewer" in board.message  # the figures that follow leave it there
         board.close()
     alone = MergingBoardWidget(run, "4/mmm", **OPTIONS)
     alone.cuts = {"correlation": 7}

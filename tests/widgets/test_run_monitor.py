@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sfxlab.pipeline import FrameResult
-from sfxlab.session import Session
+from sfxlab.session import Person, Session
 from sfxlab.store import Run
 from sfxlab.store.monitor import RunMonitor as StoreMonitor
 from sfxlab.widgets.models.run_monitor import WatchedRun
@@ -116,4 +117,29 @@ def test_a_run_that_somebody_started_is_found_by_the_session(
         monitor.figure()
         anna.set("view.run", str(tmp_path / "nothing"))
         until(lambda: "nothing" in monitor.message)
+        monitor.close()
+
+
+def test_a_viewer_watches_and_selects_nothing(
+    make_run: Callable[..., Run], result: Callable[[int], FrameResult], tmp_path: Path
+) -> None:
+    run = make_run(20, 20)
+    with run.writing():
+        run.write_chunk(0, [result(i) for i in range(20)])
+    catalogue = f"sqlite:///{tmp_path / 'sessions.sqlite'}"
+    with (
+        Session("beamtime", catalogue, "anna") as anna,
+        Session("beamtime", catalogue, Person("vera", "Vera V.", "viewer")) as vera,
+    ):
+        anna.set("view.run", str(run.path))
+        anna.set("selection", {"kind": "frame", "items": [3], "why": "chosen in the table"})
+        monitor = RunMonitor(session=vera)
+        assert monitor.disabled
+        assert monitor.seen["counts"]["frames"] == 20
+        monitor.select_because(next(iter(run.reasons())))
+        assert "vera, viewer" in monitor.message
+        assert monitor.selection["items"] == [3]
+        monitor.message = ""
+        asyncio.run(monitor._select(next(iter(run.reasons()))))  # as a page that goes past its controls asks
+        assert anna.get("selection") == {"kind": "frame", "items": [3], "why": "chosen in the table"}
         monitor.close()

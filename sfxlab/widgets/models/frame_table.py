@@ -29,8 +29,6 @@ LABELS: Mapping[str, tuple[str, str]] = {
 }  # fmt: skip
 """Name of each column, what stands above it, and its unit."""
 
-TEXTS = ("status", "tags", "reason", "event", "path")
-
 _FRAME_COLUMNS = (
     "frame", "status", "n_peaks", "n_crystals", "peak_resolution", "ice_spots", "ice_rings", "reason", "photon_energy",
     "event", "path",
@@ -44,11 +42,13 @@ NO_CRYSTALS = SCHEMAS["crystals"].empty_table()
 class FrameTable:
     """Rows of frames, which can be sorted by any column, filtered, and read page by page.
 
-    `columns` are those of `columns_of`, of equal length; numbers, or texts as Arrow dictionaries.
+    `columns` are those of `columns_of`, or others with `frame`, which rises; of equal length; numbers, or texts as
+    Arrow dictionaries. `labels` are those to show, as `LABELS`.
     """
 
-    def __init__(self, columns: Mapping[str, Column]) -> None:
+    def __init__(self, columns: Mapping[str, Column], labels: Mapping[str, tuple[str, str]] = LABELS) -> None:
         self.columns = dict(columns)
+        self.labels = labels
         self.n = len(self.columns["frame"])
         self._tags: dict[str, set[int]] = {}
         self._sorted: dict[tuple[str, bool], NDArray[np.int64]] = {}
@@ -78,8 +78,12 @@ class FrameTable:
             if isinstance(column, pa.DictionaryArray)
             else numbers(column[rows])
             for name, column in self.columns.items()
-            if name in LABELS
+            if name in self.labels
         }
+
+    def is_text(self, name: str) -> bool:
+        """Whether a column has texts."""
+        return isinstance(self.columns[name], pa.DictionaryArray)
 
     def place(self, frame: int) -> int:
         """Where a frame is in what is shown, -1 where it is not."""

@@ -2,7 +2,7 @@
 
 class Contrast extends Painting {
   setContrast(changes) {
-    if (this.model.get("disabled")) return;
+    if (this.isRefused()) return;
     this.contrast = { ...this.contrast, ...changes };
     this.adjusting = true;
     this.showControls();

@@ -26,7 +26,7 @@ class Painting {
   }
 
   setView(centre, zoom) {
-    if (this.model.get("disabled")) return;
+    if (this.isRefused()) return;
     this.centre = centre;
     this.zoom = zoom;
     this.sendView();

@@ -4,8 +4,8 @@ const ROW = 22; // px
 const BLOCK = 100; // rows that are asked for together
 const KEPT = 60; // blocks
 const TALLEST = 8e6; // px; browsers limit the height of an element
-const WIDTHS = { frame: 80, status: 84, n_peaks: 60, n_crystals: 66, explained: 98, resolution: 96, n_reflections: 92, ice: 48, tags: 110, reason: 330, photon_energy: 86, event: 110, path: 260, alpha: 58, beta: 58, gamma: 58 };
-const PRESETS = [["all", ""], ["failed", "status = failed"], ["not indexed", "status = hit"], ["indexed", "status = indexed"], ["blank", "status = blank"]];
+const WIDTHS = { frame: 80, status: 84, n_peaks: 60, n_crystals: 66, explained: 98, resolution: 96, n_reflections: 92, ice: 48, tags: 110, reason: 330, photon_energy: 86, event: 110, path: 260, alpha: 58, beta: 58, gamma: 58, state: 84, status_before: 104, status_after: 88, lattices_before: 116, lattices_after: 60, lattices_kept: 60, rotation: 76, strain: 84, reason_before: 300, reason_after: 300, frame_after: 80 };
+const STATES = ["status", "status_before", "status_after", "state"];
 
 const element = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
@@ -16,9 +16,9 @@ const element = (tag, properties = {}, ...children) => {
 const shown = (name, value) => {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return value;
-  if (name === "frame") return String(value);
+  if (name === "frame" || name === "frame_after") return String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e5 && !"abc".includes(name) && !["alpha", "beta", "gamma", "resolution", "explained"].includes(name)) return String(value);
-  const digits = { explained: 0, photon_energy: 1, resolution: 2, ice: 1 }[name] ?? 2;
+  const digits = { explained: 0, photon_energy: 1, resolution: 2, ice: 1, rotation: 3, strain: 3 }[name] ?? 2;
   return value.toFixed(digits);
 };
 
@@ -31,10 +31,12 @@ function render({ model, el }) {
   let followed = model.get("frame"), toShow = null;
 
   const box = element("div", { className: "sfxlab frame-table" });
+  box.style.height = `${model.get("height")}px`;
   box.dataset.lmSuppressShortcuts = "true";
   const filter = element("input", { type: "text", spellcheck: false, placeholder: "filter: status = hit and n_peaks > 60   ·   reason ~ \"wrong cell\"   ·   tags = ice", ariaLabel: "filter" });
-  const presets = PRESETS.map(([label, text]) => element("button", { textContent: label, onclick: () => setFilter(text), title: text || "no filter" }));
-  const worst = element("button", { textContent: "worst first", title: "failed, then hits that are not indexed, then indexed frames that explain least, then blanks", onclick: () => sortBy("worst", true) });
+  const offered = model.get("presets");
+  const presets = offered.map(([label, text]) => element("button", { textContent: label, onclick: () => setFilter(text), title: text || "no filter" }));
+  const worst = element("button", { textContent: "worst first", title: model.get("worst_means"), onclick: () => sortBy("worst", true) });
   const only = element("input", { type: "checkbox" });
   const onlyLabel = element("label", { className: "quiet" }, only, " selected only");
   const tagName = element("input", { type: "text", className: "tag-name", placeholder: "tag", ariaLabel: "tag" });
@@ -85,7 +87,7 @@ function render({ model, el }) {
     count.textContent = `${n === all ? "" : `${text(n)} of `}${text(all)} frames${selected ? `, ${text(selected)} selected` : ""}`;
     message.textContent = model.get("message");
     if (document.activeElement !== filter) filter.value = model.get("filter");
-    presets.forEach((button, i) => button.classList.toggle("on", PRESETS[i][1] === model.get("filter")));
+    presets.forEach((button, i) => button.classList.toggle("on", offered[i][1] === model.get("filter")));
     only.checked = model.get("only_selected");
     const tags = model.get("can_tag") && !model.get("disabled");
     for (const control of [tagName, tagButton]) { control.hidden = !model.get("can_tag"); control.disabled = !tags; }
@@ -104,7 +106,7 @@ function render({ model, el }) {
       cell.style.width = `${widthOf(column)}px`;
       if (column.name === "tags") cell.append(...value.split(", ").filter(Boolean).map(tag => element("span", { className: "tag", textContent: tag })));
       else { cell.textContent = value; if (column.kind === "text") cell.title = value; }
-      if (column.name === "status") cell.classList.add("status", value);
+      if (STATES.includes(column.name)) cell.classList.add("status", value);
       line.append(cell);
     }
     line.classList.toggle("shown", row.frame === model.get("frame"));

@@ -6,14 +6,14 @@ const HELP = [
   ["Space", "play, stop"], ["T", "tag"], ["F", "flag, or take the flag away"], ["+ −", "zoom in, out"],
   ["0, 1", "whole picture, a screen pixel for each pixel"], ["Shift+arrows", "move the picture"], ["A", "automatic contrast"],
   ["C", "next colour map"], ["P, L, R, N, M, B", "peaks, predictions, rings, panel names, bad pixels, beam"],
-  ["S", "save a picture"], ["Esc", "close what is open"], ["?", "this help"],
+  ["W, E, O", "follow the next person, look with everybody, look alone"], ["S", "save a picture"], ["Esc", "close what is open"], ["?", "this help"],
 ];
 const LAYER_KEYS = { p: "peaks", l: "predictions", r: "rings", n: "panels", m: "mask", b: "beam" };
 const LAYER_WORDS = {
   peaks: "peaks", predictions: "predictions", rings: "rings", panels: "panels", mask: "bad pixels", beam: "beam",
 };
 
-class Viewer extends Contrast {
+class Viewer extends People {
   constructor(model, root) {
     super();
     this.model = model;
@@ -25,6 +25,7 @@ class Viewer extends Contrast {
     this.scene = this.marks = this.colours = this.maps = null;
     this.direction = 1;
     this.playing = false;
+    this.place = root;
     this.build(root);
     this.bound = [];
     const on = (event, call) => { model.on(event, call, this); this.bound.push([event, call]); };
@@ -35,6 +36,10 @@ class Viewer extends Contrast {
     on("change:layers", () => { this.showLayers(); this.ask(); this.draw(); });
     on("change:tags", () => this.showTags());
     on("change:disabled", () => this.showDisabled());
+    on("change:may_tag", () => this.showDisabled());
+    for (const name of ["people", "following"]) on(`change:${name}`, () => this.showPeople());
+    on("change:news", () => this.showNews());
+    root.addEventListener("sfxlab-me", () => { this.showPeople(); this.showNews(); });
     on("change:message", () => { this.message.textContent = model.get("message"); });
     this.sendView = throttled(() => this.save({ centre: this.centre, zoom: this.zoom }), 100);
     this.sendContrast = throttled(() => { this.save({ contrast: this.contrast }); this.adjusting = false; }, 100);
@@ -48,6 +53,7 @@ class Viewer extends Contrast {
     this.showLayers();
     this.showTags();
     this.showDisabled();
+    this.showPeople();
     model.send({ kind: "hello", client: this.client });
   }
 
@@ -56,9 +62,15 @@ class Viewer extends Contrast {
   get layers() { return this.model.get("layers"); }
 
   save(values) {
-    if (this.model.get("disabled")) return;
+    if (this.isRefused()) return;
     for (const [name, value] of Object.entries(values)) this.model.set(name, value);
     this.model.save_changes();
+  }
+
+  isRefused() {
+    const off = this.model.get("disabled");
+    if (off) this.message.textContent = "Your role here is to look: an analyst or a lead moves what everybody sees. Press O to look on your own.";
+    return off;
   }
 
   // --- what is on the page ---
@@ -102,14 +114,15 @@ class Viewer extends Contrast {
     this.stage.style.height = `${this.model.get("height")}px`;
     this.sentence = element("div", { className: "sentence" });
     this.message = element("div", { className: "message" });
-    this.root = element("div", { className: "sfxlab frame-viewer", tabIndex: 0 }, top, this.stage, this.sentence, this.message, this.buildContrast());
+    this.root = element("div", { className: "sfxlab frame-viewer", tabIndex: 0 }, top, this.buildPeople(), this.stage, this.sentence, this.message, this.buildContrast());
     this.root.dataset.lmSuppressShortcuts = "true";
     this.root.onkeydown = event => this.key(event);
     this.stage.onpointerdown = event => this.pointerDown(event);
     this.stage.onpointermove = event => this.pointerMove(event);
     this.stage.onpointerup = this.stage.onpointercancel = () => this.pointerUp();
     this.stage.onpointerleave = () => { this.pointer = null; this.under.textContent = ""; };
-    this.stage.ondblclick = event => { if (event.target === this.overlay) this.zoomBy(2, ...this.inStage(event)); };
+    // Clicks go to the stage, which has captured the pointer.
+    this.stage.ondblclick = event => { if (!event.target.closest(".panel")) this.zoomBy(2, ...this.inStage(event)); };
     this.stage.addEventListener("wheel", event => this.wheel(event), { passive: false });
     root.append(this.root);
   }
@@ -162,9 +175,10 @@ class Viewer extends Contrast {
   }
 
   showDisabled() {
-    const off = this.model.get("disabled");
+    const off = this.model.get("disabled"), tags = !this.model.get("may_tag");
     for (const control of this.root.querySelectorAll(".row button, .row input, .row select"))
       if (!control.closest(".save-panel") && !["save-picture", "help"].includes(control.className)) control.disabled = off;
+    for (const control of [this.flag, this["add-tag"], ...this.tagList.children]) control.disabled = tags;
     this.root.classList.toggle("looking-only", off);
   }
 
@@ -174,7 +188,7 @@ class Viewer extends Contrast {
     const tags = this.model.get("tags");
     this.tagList.replaceChildren(...tags.map(tag => element("button", {
       className: "tag", textContent: `${tag} ×`, title: "Take this tag away", onclick: () => this.setTag(tag, false),
-      disabled: this.model.get("disabled"),
+      disabled: !this.model.get("may_tag"),
     })));
     this.flag.classList.toggle("on", tags.includes(this.flagTag));
   }
@@ -198,7 +212,7 @@ class Viewer extends Contrast {
   }
 
   find(wanted, step) {
-    if (this.model.get("disabled")) return;
+    if (this.isRefused()) return;
     this.sentence.textContent = wanted === "hit" ? "looking for a hit…" : "looking for a hit without a lattice…";
     this.model.send({ kind: "find", ...this.told(), wanted, step });
   }
@@ -206,7 +220,7 @@ class Viewer extends Contrast {
   frameChanged() {
     const before = (this.detail ?? this.whole)?.frame ?? this.frame;
     this.direction = this.frame < before ? -1 : 1;
-    this.message.textContent = "";
+    this.message.textContent = this.model.get("message");
     this.showNumber();
     this.ask();
   }
@@ -231,7 +245,7 @@ class Viewer extends Contrast {
     this.go(this.frame + 1);
   }
 
-  setTag(tag, on) { if (!this.model.get("disabled")) this.model.send({ kind: "tag", ...this.told(), tag, on }); }
+  setTag(tag, on) { if (this.model.get("may_tag")) this.model.send({ kind: "tag", ...this.told(), tag, on }); }
   toggleFlag() { this.setTag(this.flagTag, !this.model.get("tags").includes(this.flagTag)); }
   openTag() { this.tagInput.hidden = false; this.tagInput.focus(); }
 
@@ -417,6 +431,9 @@ class Viewer extends Contrast {
     else if (key === "a") this.setContrast({ low: null, high: null, gamma: 1 });
     else if (key === "c") this.nextMap();
     else if (key === "s") this.openSave();
+    else if (key === "w") this.followNext();
+    else if (key === "e") this.lookWith("");
+    else if (key === "o") this.lookWith(null);
     else if (key === "?") this.toggle(this.helpPanel);
     else if (key === "Escape") this.closePanels();
     else if (LAYER_KEYS[key]) this.setLayer(LAYER_KEYS[key], !this.layers[LAYER_KEYS[key]]);
