@@ -71,7 +71,8 @@ class SlurmSite:
     Each node offers `cpus` and `memory` MiB whatever the machine has. Without cloud nodes they listen on 127.0.0.1 at
     ports of their own; with cloud nodes each, ordinary ones too, lives in a network namespace. Cloud nodes are in the
     same partition as the others and are only taken where those are full; they go back after `suspend_time` seconds
-    without work. `configuration` is added to slurm.conf as it is, `burst` gives the text of burst.toml.
+    without work. `configuration` is added to slurm.conf as it is, `burst` gives the text of burst.toml. `nodes_by` is
+    a command that starts slurmd of ordinary nodes without a network of their own, which it gets as arguments.
 
     The test skips, saying why, where this cannot run.
     """
@@ -85,6 +86,7 @@ class SlurmSite:
         memory: int = 4000,
         suspend_time: int = 10,
         configuration: str = "",
+        nodes_by: Sequence[str] = (),
         burst: Callable[[SlurmSite], str] = lambda site: site.local_burst(),
     ) -> None:
         self.partition = "onprem"
@@ -96,6 +98,7 @@ class SlurmSite:
         """Of the cluster and of its bridge."""
         self._cpus, self._memory = cpus, memory
         self._suspend_time, self._extra, self._burst = suspend_time, configuration, burst
+        self._nodes_by = tuple(nodes_by)
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> SlurmSite:
@@ -246,7 +249,7 @@ class SlurmSite:
             if self.cloud_nodes:
                 self.nodes.start(node)
             else:
-                self._start_process(["slurmd", "-D", "-b", "-N", node])
+                self._start_process([*self._nodes_by, "slurmd", "-D", "-b", "-N", node])
         # Once more than in `_start_network`, because a slurmd ends at once only while slurmctld answers.
         for node in (*self.local_nodes, *self.cloud_nodes) if self.cloud_nodes else ():
             self._cleanup.callback(self.nodes.stop, node)

@@ -10,6 +10,7 @@ from typing import Any
 from jupyterhub.auth import Authenticator
 from traitlets import Unicode
 
+from sfxlab.hub.guests import send_home
 from sfxlab.hub.policy import PolicyError, Proposals, account_of, is_account
 from sfxlab.hub.roles import groups_of, roles_of
 
@@ -86,6 +87,7 @@ def with_policy(kind: type[Authenticator]) -> type[Authenticator]:
             """Members who were taken out, or whose proposals have ended, have to log in anew, and cannot."""
             if is_account(user.name):
                 return True
+            send_home(user)
             if not self._is_let_in(user.name):
                 return False
             if handler is not None:

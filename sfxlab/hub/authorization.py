@@ -17,6 +17,9 @@ from sfxlab.hub.roles import LOOK, RUN
 _SHARED_TEXT = "collaboration"
 """How jupyter-collaboration's resource of rooms is in their address."""
 
+_LOOKED_AT = ("api/collaboration/session/", "api/events/subscribe")
+"""Routes where Jupyter Server asks for more than is done there: opening a shared text, hearing what happens."""
+
 # Of the messages of a room (y-protocols): asking for the text, and saying where one looks.
 _HARMLESS = (b"\x00\x00", b"\x01")
 
@@ -38,6 +41,8 @@ class ProposalAuthorizer(JupyterHubAuthorizer):
     def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
         if not super().is_authorized(handler, user, action, resource):
             return False
+        if handler.request.path.removeprefix(handler.base_url).startswith(_LOOKED_AT):
+            action = "read"
         scopes = set(user.hub_user["scopes"])
         if not _covers(scopes, LOOK if action == "read" else RUN):
             return False

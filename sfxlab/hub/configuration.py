@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from jupyterhub.auth import Authenticator
 from traitlets.config import Config
@@ -12,9 +13,12 @@ from traitlets.config import Config
 from sfxlab.hub.authentication import PolicyFile, with_policy
 from sfxlab.hub.policy import PolicyError, Proposals
 from sfxlab.hub.programs import Acceptances
-from sfxlab.hub.roles import CUSTOM_SCOPES, SERVER_ROLE, TOKEN_SCOPES, USER_ROLE
-from sfxlab.hub.site import Site, secret
+from sfxlab.hub.roles import CUSTOM_SCOPES, PLACES_SCOPES, SERVER_ROLE, TOKEN_SCOPES, USER_ROLE
+from sfxlab.hub.site import HubTable, Site, secret
 from sfxlab.hub.spawning import proposal_spawner
+
+_STARTS_WITHIN = 150
+"""Seconds after which a hub gives up that waits for one of its services: machines may be busy."""
 
 
 def configure(c: Config, site_path: str | Path, proposals_path: str | Path) -> None:
@@ -24,30 +28,71 @@ def configure(c: Config, site_path: str | Path, proposals_path: str | Path) -> N
     _configure_hub(c, site)
     _configure_authentication(c, site, proposals_path)
     _configure_servers(c, site, proposals_path)
+    _configure_what_is_around(c, site, proposals_path)
+    _configure_health(c, site, site_path, proposals_path)
+
+
+def configure_on_kubernetes(c: Config, site_path: str | Path, proposals_path: str | Path) -> None:
+    """The same in the pod of a hub that the chart of zero-to-jupyterhub made, which has configured the rest."""
+    site = Site.read(site_path)
+    site.hub.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if site.hub.database:
+        c.JupyterHub.db_url = _database(site.hub.database)
+    _configure_cookies(c, site.hub)
+    _configure_authentication(c, site, proposals_path)
+    _configure_servers(c, site, proposals_path)
+    _configure_what_is_around(c, site, proposals_path, reached_at="hub")
+    _configure_health(c, site, site_path, proposals_path, reached_at="hub")
+
+
+def _configure_what_is_around(c: Config, site: Site, proposals_path: str | Path, reached_at: str = "127.0.0.1") -> None:
+    """Services, and the roles that they need; the proxy reaches them at this address."""
     c.JupyterHub.load_roles = [USER_ROLE, SERVER_ROLE]
     c.JupyterHub.services = []
     c.Spawner.environment = {}
-    _configure_sessions(c, site)
+    _configure_sessions(c, site, reached_at)
+    _configure_places(c, site, proposals_path, reached_at)
     _configure_culling(c, site)
     c.JupyterHub.custom_scopes = CUSTOM_SCOPES
+    c.JupyterHub.template_paths = [str(Path(__file__).parent / "templates")]
+    c.JupyterHub.template_vars = {"contact": site.hub.contact}
 
 
 def _configure_hub(c: Config, site: Site) -> None:
     hub = site.hub
     c.JupyterHub.bind_url = hub.address
-    c.JupyterHub.db_url = f"sqlite:///{hub.state / 'hub.sqlite'}"
+    c.JupyterHub.hub_bind_url = hub.inside
+    c.JupyterHub.db_url = _database(hub.database) if hub.database else f"sqlite:///{hub.state / 'hub.sqlite'}"
     c.JupyterHub.cookie_secret_file = str(hub.state / "cookie_secret")
     c.ConfigurableHTTPProxy.command = list(hub.proxy)
     c.ConfigurableHTTPProxy.pid_file = str(hub.state / "proxy.pid")
+    c.JupyterHub.pid_file = str(hub.state / "hub.pid")
     if hub.domain:
         c.JupyterHub.subdomain_host = hub.domain
     if hub.certificate and hub.key:
         secret(hub.key)
         c.JupyterHub.ssl_cert, c.JupyterHub.ssl_key = str(hub.certificate), str(hub.key)
-        c.JupyterHub.cookie_host_prefix_enabled = True
-        c.JupyterHub.tornado_settings = {"cookie_options": {"secure": True, "samesite": "Lax"}}
+    _configure_cookies(c, hub)
     c.JupyterHub.cleanup_servers = False
     c.JupyterHub.allow_named_servers = False
+
+
+def _database(path: Path) -> str:
+    """The address of a PostgreSQL as SQLAlchemy wants it."""
+    kind, found, rest = secret(path).partition("://")
+    if kind != "postgresql" or not found:
+        raise PolicyError("not the address of a PostgreSQL", path=path, expected="postgresql://USER@HOST/DATABASE")
+    return f"postgresql+psycopg://{rest}"
+
+
+def _configure_cookies(c: Config, hub: HubTable) -> None:
+    """As JupyterHub's page on security asks, which needs TLS for some."""
+    cookies: dict[str, Any] = {"samesite": "Lax"}
+    if hub.address.startswith("https:"):
+        cookies["secure"] = True
+    # Such cookies go to all of a host, so each server has to have a host of its own.
+    c.JupyterHub.cookie_host_prefix_enabled = bool(hub.domain) and cookies.get("secure", False)
+    c.JupyterHub.tornado_settings = {"cookie_options": cookies}
 
 
 def _configure_authentication(c: Config, site: Site, proposals_path: str | Path) -> None:
@@ -76,13 +121,18 @@ def _authenticator(kind: str) -> type[Authenticator]:
 def _configure_servers(c: Config, site: Site, proposals_path: str | Path) -> None:
     acceptances = Acceptances(site.hub.state / "accepted.sqlite")
     c.JupyterHub.spawner_class = proposal_spawner(site, PolicyFile(proposals_path), acceptances)
-    c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
+    _configure_kind_of_servers(c, site)
     c.Spawner.args = [
         "--ServerApp.authorizer_class=sfxlab.hub.authorization.ProposalAuthorizer",
         f"--HubOAuth.cache_max_age={site.refresh}",
         "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        # Other accounts of the machine reach kernels' ports, too.
+        "--KernelManager.transport_encryption=auto",
     ]
-    c.Spawner.args.append("--ServerApp.jpserver_extensions=" + repr({"sfxlab.hub.keep_alive": True}))
+    extensions = {"sfxlab.hub.keep_alive": True, "sfxlab.hub.routes": True}
+    c.Spawner.args.append(f"--ServerApp.jpserver_extensions={extensions!r}")
     c.Spawner.disable_user_config = True
     c.Spawner.oauth_client_allowed_scopes = TOKEN_SCOPES
     c.Spawner.default_url = "/lab"
@@ -90,7 +140,27 @@ def _configure_servers(c: Config, site: Site, proposals_path: str | Path) -> Non
         c.Spawner.mem_limit = site.servers.memory
 
 
-def _configure_sessions(c: Config, site: Site) -> None:
+def _configure_kind_of_servers(c: Config, site: Site) -> None:
+    match site.servers.kind:
+        case "local":
+            folder = site.servers.environment
+            python = str(folder / "bin" / "python") if folder else sys.executable
+            c.Spawner.cmd = [python, "-m", "jupyterhub.singleuser"]
+        case "slurm":
+            from sfxlab.hub.slurm_servers import configure_slurm
+
+            configure_slurm(c, site)
+        case "container":
+            from sfxlab.hub.container_servers import configure_containers
+
+            configure_containers(c, site)
+        case "kubernetes":
+            from sfxlab.hub.kubernetes_servers import configure_kubernetes
+
+            configure_kubernetes(c, site)
+
+
+def _configure_sessions(c: Config, site: Site, reached_at: str) -> None:
     """The session service, behind the hub's proxy; servers find it by an environment variable."""
     told = site.hub.state / "sessions.toml"
     told.touch(mode=0o600)
@@ -99,16 +169,66 @@ def _configure_sessions(c: Config, site: Site) -> None:
     c.JupyterHub.services.append(
         {
             "name": "sessions",
-            "url": f"http://127.0.0.1:{site.sessions.port}",
+            "url": f"http://{reached_at}:{site.sessions.port}",
+            "timeout": _STARTS_WITHIN,
             "command": [
                 *(sys.executable, "-m", "sfxlab", "session", "serve"),
-                *("--hub", str(told), "--port", str(site.sessions.port)),
+                *("--hub", str(told), "--port", str(site.sessions.port), "--address", _listens_at(reached_at)),
             ],
             # An environment is for the process alone; the arguments of a command everybody can read.
             "environment": {"SFXLAB_CATALOGUE": catalogue},
         }
     )
-    c.Spawner.environment["SFXLAB_CATALOGUE"] = f"{site.hub.address.rstrip('/')}/services/sessions"
+    # Pods of servers reach the hub's pod itself, and often nothing else of the site.
+    is_local = reached_at == "127.0.0.1"
+    address = site.hub.address.rstrip("/") if is_local else f"http://{reached_at}:{site.sessions.port}"
+    c.Spawner.environment["SFXLAB_CATALOGUE"] = f"{address}/services/sessions"
+
+
+def _configure_health(
+    c: Config, site: Site, site_path: str | Path, proposals_path: str | Path, reached_at: str = "127.0.0.1"
+) -> None:
+    """The service that says whether all is well (`sfxlab.hub.health_service`), and who collects its metrics."""
+    files = [str(Path(path).resolve()) for path in (site_path, proposals_path)]
+    c.JupyterHub.services.append(
+        {
+            "name": "health",
+            "url": f"http://{reached_at}:{site.health.port}",
+            "timeout": _STARTS_WITHIN,
+            "command": [sys.executable, "-m", "sfxlab.hub.health_service", *files],
+            "environment": {"SFXLAB_LISTENS": f"{_listens_at(reached_at)}:{site.health.port}"},
+            "oauth_no_confirm": True,
+        }
+    )
+    c.JupyterHub.load_roles.append({"name": "health", "scopes": ["list:users", "read:servers"], "services": ["health"]})
+    if site.health.token:
+        c.JupyterHub.services.append({"name": "prometheus", "api_token": secret(site.health.token)})
+        scopes = ["read:metrics", "access:services!service=health"]
+        c.JupyterHub.load_roles.append({"name": "metrics", "scopes": scopes, "services": ["prometheus"]})
+
+
+def _configure_places(c: Config, site: Site, proposals_path: str | Path, reached_at: str) -> None:
+    """The page of each proposal, which acts with the rights of whoever looks at it and has none of its own."""
+    c.JupyterHub.services.append(
+        {
+            "name": "proposals",
+            "url": f"http://{reached_at}:{site.places.port}",
+            "timeout": _STARTS_WITHIN,
+            "command": [sys.executable, "-m", "sfxlab.hub.places", str(Path(proposals_path).resolve())],
+            "environment": {
+                "SFXLAB_HUB_ADDRESS": site.hub.address.rstrip("/"),
+                "SFXLAB_HUB_STATE": str(site.hub.state),
+                "SFXLAB_LISTENS": f"{_listens_at(reached_at)}:{site.places.port}",
+                "SFXLAB_MEASURE_EVERY": str(site.places.measure_every),
+            },
+            "oauth_no_confirm": True,
+            "oauth_client_allowed_scopes": PLACES_SCOPES,
+        }
+    )
+
+
+def _listens_at(reached_at: str) -> str:
+    return "127.0.0.1" if reached_at == "127.0.0.1" else "0.0.0.0"
 
 
 def _configure_culling(c: Config, site: Site) -> None:

@@ -15,8 +15,11 @@ CUSTOM_SCOPES: dict[str, dict[str, Any]] = {
 }
 """What JupyterHub's own scopes do not tell apart: getting into a server to look, and to run code there."""
 
-USER_ROLE = {"name": "user", "scopes": ["self", f"{RUN}!user"]}
-"""What everybody may do: all with a server of one's own."""
+USER_ROLE = {
+    "name": "user",
+    "scopes": ["self", f"{RUN}!user", "access:services!service=health", "access:services!service=proposals"],
+}
+"""What everybody may do: all with a server of one's own, see one's proposals and whether the hub is well."""
 
 SERVER_ROLE = {
     "name": "server",
@@ -26,6 +29,9 @@ SERVER_ROLE = {
 
 TOKEN_SCOPES = [f"{LOOK}!server", f"{RUN}!server"]
 """What a server may know of those who come in by a browser: what they may do there."""
+
+PLACES_SCOPES = ["shares", "read:shares", "access:servers", LOOK, RUN]
+"""Of what somebody may do, what the page of proposals does for him or her (`sfxlab.hub.places`)."""
 
 
 def role_of(proposal: str, role: Role) -> dict[str, Any]:

@@ -1,74 +1,61 @@
-"""Servers under the accounts of this machine that see the data of their own proposals and nothing of others."""
+"""Servers that see the data of their own proposals and nothing of others', whatever they run in."""
 
 from __future__ import annotations
 
-import ctypes
 import datetime
-import grp
 import os
-import pwd
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jupyterhub.spawner import LocalProcessSpawner
+from tornado.web import HTTPError
 
 from sfxlab.hub.authentication import PolicyFile
-from sfxlab.hub.policy import Proposals, account_of
-from sfxlab.hub.programs import Acceptances, Program, accepted_by_all, terms_form
+from sfxlab.hub.policy import PolicyError, account_of
+from sfxlab.hub.programs import Acceptances, Program, terms_form
+from sfxlab.hub.quota import Usage, read_usage, told
+from sfxlab.hub.sight import Sight, sight_of
 from sfxlab.hub.site import Site
 
-_NEW_MOUNTS = 0x00020000
-_PRIVATE, _RECURSIVE, _READ_ONLY, _NO_SUID = 1 << 18, 1 << 14, 1, 2
+if TYPE_CHECKING:
+    from jupyterhub.spawner import Spawner as _Spawner
+else:
+    _Spawner = object  # JupyterHub wants all of a spawner in each of its subclasses
+
+PATH_IN_IMAGES = "/opt/sfxlab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Of sfxlab's images; what is to come before it has to name it."""
 
 
-@dataclass(frozen=True)
-class Sight:
-    """What one server gets to see: directories to hide from it, groups to give it, and programs."""
+class QuotaError(HTTPError):
+    """The proposal's quota is used up."""
 
-    hidden: tuple[Path, ...]
-    groups: tuple[str, ...]
-    programs: tuple[Path, ...]
-
-
-def sight_of(
-    owner: str,
-    proposals: Proposals,
-    programs: Mapping[str, Program],
-    acceptances: Acceptances,
-    day: datetime.date,
-) -> Sight:
-    """What the server of `owner`, a person or the account of a proposal, sees on this day."""
-    shared = {account_of(name): name for name in proposals.proposals}
-    if owner in shared:
-        mine = {shared[owner]}
-        members = proposals.proposals[shared[owner]].members
-        accepted = accepted_by_all(acceptances, [user for user, role in members.items() if role != "viewer"], programs)
-    else:
-        mine = set(proposals.roles_of(owner, day))
-        accepted = acceptances.of(owner, programs)
-    theirs = [path for name, each in proposals.proposals.items() if name not in mine for path in each.data]
-    refused = [each.path for name, each in programs.items() if name not in accepted]
-    allowed = [programs[name] for name in sorted(accepted)]
-    groups = [*(account_of(name) for name in sorted(mine)), *(each.group for each in allowed if each.group)]
-    return Sight((*theirs, *refused), tuple(groups), tuple(each.path for each in allowed))
+    def __init__(self, message: str) -> None:
+        super().__init__(403, message)
+        self.jupyterhub_message = message
+        """What the hub's page of the failed start shows."""
 
 
-class ProposalSpawner(LocalProcessSpawner):
-    """Starts servers in a mount namespace of their own, with the groups that the policy gives them.
-
-    Data of a proposal belong to the group of its account. Other people's data and programs whose terms are not
-    accepted lie below empty mounts there, so that not even wrong modes of files show them.
-    """
+class ProposalServer(_Spawner):
+    """What all kinds of servers share: the policy, the terms of programs, and quotas. Comes before a spawner."""
 
     site: Site
     policy: PolicyFile
     acceptances: Acceptances
+    usual_path = os.defpath
 
     def sight(self) -> Sight:
-        day = datetime.date.today()
-        return sight_of(self.user.name, self.policy.proposals(), self.site.programs, self.acceptances, day)
+        """What this server may see if it starts now."""
+        proposals, day = self.policy.proposals(), datetime.date.today()
+        full = [name for name, used in self._usage().items() if used.is_full]
+        return sight_of(self.user.name, proposals, self.site.programs, self.acceptances, day, full)
+
+    def proposal(self) -> str | None:
+        """The proposal that shares this server; None for a person's own."""
+        return next((name for name in self.policy.proposals().proposals if account_of(name) == self.user.name), None)
+
+    def _usage(self) -> dict[str, Usage]:
+        return read_usage(self.site.hub.state, self.policy.proposals())
+
+    def _is_person(self) -> bool:
+        return self.user.name in self.policy.proposals().people()
 
     def _not_accepted(self) -> dict[str, Program]:
         accepted = self.acceptances.of(self.user.name, self.site.programs)
@@ -76,8 +63,7 @@ class ProposalSpawner(LocalProcessSpawner):
 
     async def get_options_form(self) -> str:
         """The terms that are not accepted yet; accounts of proposals accept nothing."""
-        is_person = self.user.name in self.policy.proposals().people()
-        missing = self._not_accepted() if is_person else {}
+        missing = self._not_accepted() if self._is_person() else {}
         return terms_form(missing) if missing else ""
 
     def options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, Any]:
@@ -86,42 +72,58 @@ class ProposalSpawner(LocalProcessSpawner):
     def get_env(self) -> dict[str, str]:
         environment: dict[str, str] = super().get_env()
         folders = [str(path / "bin" if (path / "bin").is_dir() else path) for path in self.sight().programs]
-        environment["PATH"] = os.pathsep.join([*folders, environment.get("PATH", os.defpath)])
+        if folders:
+            environment["PATH"] = os.pathsep.join([*folders, environment.get("PATH", self.usual_path)])
         return environment
 
     async def start(self) -> Any:
-        if self.user.name in self.policy.proposals().people():
+        if self._is_person():
+            accepted = self.user_options.get("accept", [])
             for name, program in self._not_accepted().items():
-                if f"{name} {program.version}" in self.user_options.get("accept", []):
+                if f"{name} {program.version}" in accepted:
                     self.acceptances.add(self.user.name, name, program)
+        else:
+            self._stop_where_full()
         return await super().start()
 
-    def make_preexec_fn(self, name: str) -> Callable[[], None]:
-        sight, account = self.sight(), pwd.getpwnam(name)
-        hidden = [str(path).encode() for path in sight.hidden if path.is_dir()]
-        groups = [account.pw_gid, *(grp.getgrnam(group).gr_gid for group in sight.groups)]
-        libc = ctypes.CDLL(None, use_errno=True)
-
-        def become() -> None:
-            _succeed(libc.unshare(_NEW_MOUNTS))
-            _succeed(libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None))
-            for path in hidden:
-                _succeed(libc.mount(b"none", path, b"tmpfs", _READ_ONLY | _NO_SUID, b"size=4k,mode=000"))
-            os.setgid(account.pw_gid)
-            os.setgroups(groups)
-            os.setuid(account.pw_uid)
-            os.chdir(account.pw_dir)
-
-        return become
+    def _stop_where_full(self) -> None:
+        """Above the quota only leads start the shared server, who can make room."""
+        proposal = self.proposal()
+        used = self._usage().get(proposal or "")
+        if proposal is None or used is None or not used.is_full:
+            return
+        asking = self.handler.current_user.name if self.handler is not None and self.handler.current_user else ""
+        if self.policy.proposals().proposals[proposal].members.get(asking) != "lead":
+            raise QuotaError(f"{proposal} has stored {told(used)}: a lead has to start this server and make room")
 
 
-def _succeed(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def proposal_spawner(site: Site, policy: PolicyFile, acceptances: Acceptances) -> type[ProposalServer]:
+    """The spawner of a hub with this policy. Raises `PolicyError` where its library is missing."""
+    try:
+        kind = _kind_of_servers(site)
+    except ImportError as error:
+        raise PolicyError(
+            f"the library for servers of kind {site.servers.kind} is missing", place="servers.kind", found=str(error),
+            remedy="pip install 'sfxlab[hub]'",
+        ) from error  # fmt: skip
+    return type("ProposalSpawner", (kind,), {"site": site, "policy": policy, "acceptances": acceptances})
 
 
-def proposal_spawner(site: Site, policy: PolicyFile, acceptances: Acceptances) -> type[ProposalSpawner]:
-    """The spawner of a hub with this policy."""
-    values = {"site": site, "policy": policy, "acceptances": acceptances}
-    return type("ProposalSpawner", (ProposalSpawner,), values)
+def _kind_of_servers(site: Site) -> type[ProposalServer]:
+    match site.servers.kind:
+        case "local":
+            from sfxlab.hub.local_servers import LocalServer
+
+            return LocalServer
+        case "slurm":
+            from sfxlab.hub.slurm_servers import SlurmServer
+
+            return SlurmServer
+        case "container":
+            from sfxlab.hub.container_servers import ContainerServer
+
+            return ContainerServer
+        case "kubernetes":
+            from sfxlab.hub.kubernetes_servers import KubernetesServer
+
+            return KubernetesServer

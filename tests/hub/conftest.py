@@ -24,6 +24,8 @@ from websocket import WebSocket, create_connection
 ROOT = Path(__file__).parents[2]
 
 PASSWORD = "correct horse battery"
+ADMIN = "olga"
+ADMIN_PASSWORD = "correct horse battery staple 1234"
 
 CONFIGURATION = """
 from sfxlab.hub.configuration import configure
@@ -37,11 +39,19 @@ refresh = 1
 [hub]
 address = "{address}"
 state = "{folder}/state"
+admins = ["olga{suffix}"]
 [authentication]
 kind = "shared-password"
-secrets = {{ user_password = "{folder}/password" }}
+secrets = {{ user_password = "{folder}/password", admin_password = "{folder}/admin" }}
 [sessions]
 port = {sessions}
+[health]
+port = {health}
+token = "{folder}/token"
+free = "1 MB"
+[places]
+port = {places}
+measure_every = 5
 """
 
 
@@ -61,6 +71,7 @@ class RealHub:
     address: str
     folder: Path
     suffix: str
+    certificate: Path | None = None
     tokens: dict[str, str] = field(default_factory=dict)
     sessions: dict[str, requests.Session] = field(default_factory=dict)
 
@@ -77,13 +88,20 @@ class RealHub:
     def proposals(self) -> Path:
         return self.folder / "proposals.toml"
 
+    @property
+    def verify(self) -> str | bool:
+        """What requests have to know to trust this hub."""
+        return str(self.certificate) if self.certificate else True
+
     def log_in(self, person: str) -> requests.Response:
         """Log in as a browser does."""
         if person in self.sessions:
             self.sessions[person].close()
         session = self.sessions[person] = requests.Session()
+        session.trust_env, session.verify = False, self.verify
         session.get(f"{self.address}/hub/login", timeout=30)
-        form = {"username": self.name(person), "password": PASSWORD, "_xsrf": session.cookies["_xsrf"]}
+        password = ADMIN_PASSWORD if person == ADMIN else PASSWORD
+        form = {"username": self.name(person), "password": password, "_xsrf": session.cookies["_xsrf"]}
         return session.post(f"{self.address}/hub/login?next=/hub/home", data=form, allow_redirects=False, timeout=30)
 
     def token(self, person: str) -> str:
@@ -105,8 +123,9 @@ class RealHub:
         """A request with this person's token; `path` begins behind the address."""
         headers = {"Authorization": f"token {self.token(person)}"} if person != "nobody" else {}
         return requests.request(
-            method, self.address + path, headers=headers, timeout=60, allow_redirects=False, **options
-        )
+            method, self.address + path, headers=headers, timeout=60, verify=self.verify,
+            **{"allow_redirects": False, **options},
+        )  # fmt: skip
 
     def start_server(self, person: str, owner: str, **options: Any) -> requests.Response:
         """Start somebody's or a proposal's server and wait until it is ready."""
@@ -122,7 +141,9 @@ class RealHub:
     def connect(self, person: str, path: str) -> WebSocket:
         """A websocket of this person's, open; raises `WebSocketBadStatusException` where it is refused."""
         token = f"Authorization: token {self.token(person)}"
-        return create_connection(self.address.replace("http", "ws") + path, header=[token], timeout=30)
+        trusted = {"ca_certs": str(self.certificate)} if self.certificate else {}
+        address = self.address.replace("http", "ws", 1) + path
+        return create_connection(address, header=[token], timeout=30, sslopt=trusted)
 
     def run(self, person: str, owner: str, code: str) -> str:
         """What code prints that a person runs on somebody's server."""
@@ -151,22 +172,33 @@ class RealHub:
 
 
 @contextmanager
-def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str], site: str = "") -> Iterator[RealHub]:
+def real_hub(
+    folder: Path, proposals: str, people: list[str], accounts: list[str], site: str = "", encrypted: bool = False,
+    environment: dict[str, str] | None = None,
+) -> Iterator[RealHub]:  # fmt: skip
     """A hub for these people and accounts of proposals, which are made and taken away.
 
     In `proposals` and in `site`, the further lines of site.toml, `@` stands for the suffix of names and `DATA` for
     the folder `data`.
     """
     suffix = secrets.token_hex(3)
-    ports = _free_ports(4)
-    hub = RealHub(f"http://127.0.0.1:{ports[0]}", folder, suffix)
+    ports = _free_ports(6)
+    hub = RealHub(f"http{'s' if encrypted else ''}://127.0.0.1:{ports[0]}", folder, suffix)
     hub.proposals.write_text(proposals.replace("@", suffix).replace("DATA", str(hub.data)))
     hub.data.mkdir(mode=0o755)
     (folder / "state").mkdir()
-    (folder / "password").write_text(PASSWORD)
-    (folder / "password").chmod(0o600)
+    for name, text in (("password", PASSWORD), ("admin", ADMIN_PASSWORD), ("token", secrets.token_hex())):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    if encrypted:
+        hub.certificate = _own_certificate(folder)
     further = site.replace("@", suffix).replace("DATA", str(hub.data))
-    (folder / "site.toml").write_text(SITE.format(address=hub.address, folder=folder, sessions=ports[3]) + further)
+    known = SITE.format(
+        address=hub.address, folder=folder, suffix=suffix, sessions=ports[3], health=ports[4], places=ports[5]
+    )
+    if encrypted:
+        known = known.replace("[hub]", f'[hub]\ncertificate = "{hub.certificate}"\nkey = "{folder}/tls.key"', 1)
+    (folder / "site.toml").write_text(known + further)
     text = CONFIGURATION.format(
         site=str(folder / "site.toml"), proposals=str(hub.proposals), hub=ports[1], proxy=ports[2]
     )
@@ -177,7 +209,7 @@ def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str
         for name in names:
             subprocess.run(["useradd", "--create-home", "--key", "HOME_MODE=0700", name], check=True)
             made.append(name)
-        with _running(folder, hub):
+        with _running(folder, hub, environment or {}):
             yield hub
     finally:
         for session in hub.sessions.values():
@@ -191,18 +223,17 @@ def real_hub(folder: Path, proposals: str, people: list[str], accounts: list[str
 
 
 @contextmanager
-def _running(folder: Path, hub: RealHub) -> Iterator[None]:
-    (folder / "start.sh").write_text(_reachable() + 'exec "$@"\n')
+def _running(folder: Path, hub: RealHub, environment: dict[str, str]) -> Iterator[None]:
     command = [sys.executable, "-m", "jupyterhub", "-f", str(folder / "jupyterhub_config.py")]
     # Debian's configurable-http-proxy wants Debian's modules whatever node there is.
-    environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs", "JUPYTERHUB_LOG_LEVEL": "INFO"}
+    environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs", "JUPYTERHUB_LOG_LEVEL": "INFO", **environment}
     with (folder / "hub.log").open("w") as log:
         process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-e", str(folder / "start.sh"), *command],
+            [*reachable_by(folder), *command],
             stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True,
         )  # fmt: skip
         try:
-            _wait_for(hub.address, process, folder / "hub.log")
+            _wait_for(hub, process, folder / "hub.log")
             yield
         finally:
             process.send_signal(signal.SIGTERM)
@@ -213,15 +244,33 @@ def _running(folder: Path, hub: RealHub) -> Iterator[None]:
                 process.wait()
 
 
-def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 90
+def _own_certificate(folder: Path) -> Path:
+    """A certificate for this machine, signed by nobody else; its key is `tls.key`."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "tls.key", "-out", folder / "tls.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (folder / "tls.key").chmod(0o600)
+    return folder / "tls.pem"
+
+
+def _wait_for(hub: RealHub, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if requests.get(f"{address}/hub/api", timeout=5).ok:
+            if requests.get(f"{hub.address}/hub/api", timeout=5, verify=hub.verify).ok:
                 return
         except requests.ConnectionError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise RuntimeError(f"the hub did not start:\n{log.read_text()[-3000:]}")
+
+
+def reachable_by(folder: Path) -> list[str]:
+    """A command whose arguments run where other accounts reach the interpreter and this project."""
+    (folder / "start.sh").write_text(_reachable() + 'exec "$@"\n')
+    return ["unshare", "--mount", "sh", "-e", str(folder / "start.sh")]
 
 
 def _reachable() -> str:
@@ -260,3 +309,15 @@ def start_hub() -> Callable[..., AbstractContextManager[RealHub]]:
     if missing:
         pytest.skip(f"no JupyterHub can be started here; {missing}")
     return real_hub
+
+
+@pytest.fixture(scope="session")
+def reachable() -> Callable[[Path], list[str]]:
+    """`reachable(folder)`, a command for what servers of other accounts run in."""
+    return reachable_by
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """`free_ports(count)`: so many ports of 127.0.0.1 at which nobody listens."""
+    return _free_ports

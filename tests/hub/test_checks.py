@@ -57,6 +57,20 @@ def test_everything_that_is_wrong_is_found_with_its_remedy(folder: Path) -> None
     ]
 
 
+def test_what_is_used_up_is_told_but_keeps_no_hub_from_starting(folder: Path) -> None:
+    (folder / "data" / "run.h5").write_bytes(b"x" * 10_000)
+    text = (folder / "proposals.toml").read_text()
+    (folder / "proposals.toml").write_text(text + 'quota = "1 kB"\n')
+    measured = CliRunner().invoke(main, ["hub", "usage", "--config", str(folder), "--json"])
+    used = json.loads(measured.stdout)["p1"]
+    assert used["used"] >= 10_000
+    assert used["quota"] == 1000
+    result = CliRunner().invoke(main, ["hub", "check", "--config", str(folder), "--json"])
+    told = json.loads(result.stdout)
+    assert "ask a lead to make room, or raise the quota" in [each["remedy"] for each in told["advice"]]
+    assert len(told["findings"]) == 9
+
+
 def test_a_hub_with_something_to_mend_does_not_start(folder: Path) -> None:
     result = CliRunner().invoke(main, ["hub", "up", "--config", str(folder)])
     assert result.exit_code == 1

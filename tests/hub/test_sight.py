@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from sfxlab.cli import main
 from sfxlab.hub.policy import Proposals
 from sfxlab.hub.programs import Acceptances, Program, terms_form
-from sfxlab.hub.spawning import sight_of
+from sfxlab.hub.sight import sight_of
 
 PROPOSALS = """
 [proposals.one@]

@@ -1,0 +1,258 @@
+"""Invitations, guests, quotas and cookies, asked of a real hub that speaks HTTPS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+from jupyterhub import orm
+from jupyterhub.utils import utcnow
+from websocket import ABNF, WebSocketBadStatusException
+
+from sfxlab.hub.guests import send_home
+
+PROPOSALS = """
+[proposals.one@]
+title = "One"
+members = { anna@ = "lead", bob@ = "analyst", carol@ = "viewer" }
+data = ["DATA/one"]
+quota = "1 MB"
+
+[proposals.two@]
+title = "Two"
+members = { dan@ = "lead", eve@ = "viewer" }
+"""
+
+WRITE = """
+import pathlib
+try:
+    print(pathlib.Path({path!r}).write_text("x"))
+except OSError as error:
+    print(error.strerror)
+"""
+
+ASK = """
+import json, os, requests
+here, token = os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"]
+paths = ["users", "users/{other}", "groups", "proxy", "services", "users/{me}/tokens", "shares/{shared}/"]
+answers = [requests.get(f"{{here}}/{{path}}", headers={{"Authorization": f"token {{token}}"}}) for path in paths]
+print(json.dumps([answer.status_code for answer in answers]))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, start_hub: Callable[..., Any]) -> Iterator[Any]:
+    people, accounts = ["anna", "bob", "carol", "dan", "eve"], ["proposal-one", "proposal-two"]
+    with start_hub(tmp_path_factory.mktemp("places"), PROPOSALS, people, accounts, encrypted=True) as running:
+        folder = running.data / "one"
+        folder.mkdir()
+        shutil.chown(folder, group=running.name("proposal-one"))
+        folder.chmod(0o2770)
+        (folder / "run.h5").write_bytes(os.urandom(2_000_000))
+        yield running
+
+
+def _page(hub: Any, person: str) -> requests.Response:
+    if person not in hub.sessions:
+        assert hub.log_in(person).status_code == 302
+    return hub.sessions[person].get(f"{hub.address}/services/proposals/", timeout=60)
+
+
+def _press(hub: Any, person: str, action: str, **fields: str) -> requests.Response:
+    """Press a button of the page."""
+    page = _page(hub, person).text
+    found = re.search(r'name="_xsrf" value="([^"]*)"', page)
+    form = {"_xsrf": found[1] if found else "", "proposal": hub.name("one"), "action": action, **fields}
+    return hub.sessions[person].post(f"{hub.address}/services/proposals/", data=form, timeout=60)
+
+
+def _accept(hub: Any, person: str, link: str) -> requests.Response:
+    """Follow a link as a browser does, and accept."""
+    if person not in hub.sessions:
+        assert hub.log_in(person).status_code == 302
+    session = hub.sessions[person]
+    page = session.get(link, timeout=60)
+    if not page.ok:
+        return page
+    form = dict(re.findall(r'name="(\w+)"\s+value="([^"]*)"', page.text))
+    form["_xsrf"] = next(each.value for each in session.cookies if each.name == "_xsrf" and each.path == "/hub/")
+    return session.post(link.partition("?")[0], data=form, allow_redirects=False, timeout=60)
+
+
+def _wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 90
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return condition()
+
+
+def test_cookies_are_for_this_site_over_tls_and_out_of_reach_of_scripts(hub: Any) -> None:
+    answer = hub.log_in("carol")
+    cookies = answer.raw.headers.getlist("Set-Cookie")
+    logins = [each for each in cookies if each.startswith(("jupyterhub-hub-login", "jupyterhub-session-id"))]
+    assert len(logins) == 2
+    for cookie in logins:
+        attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
+        assert {"httponly", "secure", "samesite=lax"} <= attributes
+    assert (
+        "frame-ancestors 'none'"
+        in hub.sessions["carol"].get(f"{hub.address}/hub/home").headers["content-security-policy"]
+    )
+    page = _page(hub, "carol")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert all("secure" in each.lower() for each in page.raw.headers.getlist("Set-Cookie"))
+
+
+def test_pages_of_other_sites_make_nobody_act(hub: Any) -> None:
+    """A request that another site's page sends carries cookies at most; the hub wants more."""
+    hub.log_in("anna")
+    session = hub.sessions["anna"]
+    elsewhere = {"Origin": "https://elsewhere.org", "Referer": "https://elsewhere.org/", "Sec-Fetch-Site": "cross-site"}
+    for method, path in (("POST", f"users/{hub.name('anna')}/tokens"), ("POST", f"users/{hub.name('anna')}/server")):
+        answer = session.request(method, f"{hub.address}/hub/api/{path}", headers=elsewhere, json={}, timeout=60)
+        assert answer.status_code == 403
+    form = {"proposal": hub.name("one"), "action": "invite", "days": "7"}
+    assert _page(hub, "anna").ok
+    assert (
+        session.post(f"{hub.address}/services/proposals/", data=form, headers=elsewhere, timeout=60).status_code == 403
+    )
+    assert "Access-Control-Allow-Origin" not in session.get(f"{hub.address}/hub/api/user", headers=elsewhere).headers
+
+
+def test_above_the_quota_only_leads_start_the_shared_server(hub: Any) -> None:
+    shared = hub.name("proposal-one")
+    assert _wait_for(lambda: "of 1.0 MB" in _page(hub, "carol").text)
+    assert "The quota is used up" in _page(hub, "bob").text
+    refused = hub.ask("bob", "POST", f"/hub/api/users/{shared}/server")
+    assert refused.status_code == 403
+    assert "a lead has to start this server" in refused.text
+    assert hub.start_server("anna", shared).ok
+    path = hub.data / "one" / "by-lead.txt"
+    assert hub.run("anna", shared, WRITE.format(path=str(path))).strip() == "1"
+
+
+def test_own_servers_cannot_write_into_what_is_full_or_only_looked_at(hub: Any) -> None:
+    """Nor ask the hub for more than who their owner is."""
+    mine = hub.name("bob")
+    assert hub.start_server("bob", mine).ok
+    path = hub.data / "one" / "by-analyst.txt"
+    assert hub.run("bob", mine, WRITE.format(path=str(path))).strip() == "Read-only file system"
+    asked = ASK.format(me=mine, other=hub.name("anna"), shared=hub.name("proposal-one"))
+    assert set(json.loads(hub.run("bob", mine, asked))) <= {403, 404}
+
+
+def test_an_invitation_lets_look_and_nothing_else_until_it_is_withdrawn(hub: Any) -> None:
+    shared = hub.name("proposal-one")
+    hub.start_server("anna", shared)
+    server = f"/user/{shared}/api"
+    Path(f"~{shared}/together.txt").expanduser().write_text("seen")
+    kernel = hub.ask("anna", "POST", f"{server}/kernels", json={}).json()["id"]
+    assert hub.ask("dan", "GET", f"{server}/contents").status_code == 403
+    page = _press(hub, "anna", "invite", days="7").text
+    found = re.search(r"<code>([^<]*)</code>", page)
+    assert found is not None
+    link = found[1]
+    assert _accept(hub, "dan", link).status_code == 302
+    assert _wait_for(lambda: hub.ask("dan", "GET", f"{server}/contents").status_code == 200)
+    for method, path, body in (
+        ("POST", "kernels", {}), ("POST", "terminals", {}), ("PUT", "contents/x.txt", {"type": "file"}),
+        ("DELETE", "contents/x.txt", None), ("DELETE", f"kernels/{kernel}", None),
+    ):  # fmt: skip
+        assert hub.ask("dan", method, f"{server}/{path}", json=body).status_code == 403
+    with pytest.raises(WebSocketBadStatusException, match="403"):
+        hub.connect("dan", f"{server}/kernels/{kernel}/channels")
+    assert hub.name("dan") in _page(hub, "anna").text
+    text = {"format": "text", "type": "file"}
+    room = hub.ask("anna", "PUT", f"{server}/collaboration/session/together.txt", json=text).json()
+    path = f"{server}/collaboration/room/text:file:{room['fileId']}?sessionId={room['sessionId']}"
+    withdrawn = re.search(r'name="invitation" value="(sc_\d+)"', page)
+    assert withdrawn is not None
+    with closing(hub.connect("dan", path)) as reading:
+        assert _press(hub, "anna", "withdraw", invitation=withdrawn[1]).ok
+        assert _wait_for(lambda: hub.ask("dan", "GET", f"{server}/contents").status_code == 403)
+        while (frame := reading.recv_frame()).opcode != ABNF.OPCODE_CLOSE:
+            pass
+    assert int.from_bytes(frame.data[:2], "big") == 1008
+    assert _accept(hub, "eve", link).status_code == 404
+    assert hub.ask("bob", "GET", f"{server}/contents").status_code == 200
+
+
+def test_only_leads_invite_by_the_page(hub: Any) -> None:
+    assert "Make a link" not in _page(hub, "bob").text
+    for person in ("bob", "carol", "dan"):
+        assert _press(hub, person, "invite", days="7").status_code == 403
+    assert _press(hub, "anna", "invite", days="1000").status_code == 400
+    assert (
+        requests.get(f"{hub.address}/services/proposals/", verify=hub.verify, allow_redirects=False).status_code == 302
+    )
+
+
+def test_a_lead_invites_by_the_command(hub: Any) -> None:
+    hub.start_server("anna", hub.name("proposal-one"))
+
+    def invite(person: str, *options: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "SFXLAB_TOKEN": hub.token(person), "SSL_CERT_FILE": hub.verify}
+        command = [sys.executable, "-m", "sfxlab", "hub", "invite", hub.name("one"), "--hub", hub.address, *options]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    made = json.loads(invite("anna", "--days", "2", "--run", "--json").stdout)["invitations"][0]
+    assert made["may_run"]
+    assert _accept(hub, "eve", made["link"]).status_code == 302
+    server = f"/user/{hub.name('proposal-one')}/api"
+    assert _wait_for(lambda: hub.ask("eve", "POST", f"{server}/kernels", json={}).status_code == 201)
+    assert f"guest {hub.name('eve')}" in invite("anna", "--list").stdout
+    assert f"guest {hub.name('eve')}" not in invite("anna", "--remove", hub.name("eve")).stdout
+    assert _wait_for(lambda: hub.ask("eve", "GET", f"{server}/kernels").status_code == 403)
+    assert made["name"] not in invite("anna", "--withdraw", made["name"]).stdout
+    refused = invite("bob")
+    assert refused.returncode == 1
+    assert "only leads invite" in refused.stderr
+
+
+@pytest.fixture
+def database() -> Iterator[Any]:
+    session = orm.new_session_factory("sqlite:///:memory:")()
+    yield session
+    session.close()
+
+
+def _somebody(database: Any, name: str) -> Any:
+    user = orm.User(name=name)
+    database.add(user)
+    database.commit()
+    return user
+
+
+@pytest.mark.parametrize("end", ["holds", "expired", "withdrawn"])
+def test_guests_go_when_the_invitation_ends_by_which_they_came(database: Any, end: str) -> None:
+    account, dan = _somebody(database, "proposal-one"), _somebody(database, "dan")
+    spawner = orm.Spawner(name="", user=account)
+    database.add(spawner)
+    database.commit()
+    scopes = ["access:servers!server=proposal-one/"]
+    code, _ = orm.ShareCode.new(database, spawner, scopes=scopes, expires_in=3600)
+    orm.ShareCode.new(database, spawner, scopes=scopes, expires_in=7200)
+    share = code.exchange(dan)
+    share.expires_at = code.expires_at
+    if end == "expired":
+        share.expires_at = code.expires_at = utcnow(with_tz=False) - timedelta(seconds=1)
+    if end == "withdrawn":
+        database.delete(code)
+    database.commit()
+    database.expire_all()
+    send_home(SimpleNamespace(name="dan", orm_user=dan, db=database))
+    database.expire_all()
+    assert bool(dan.shared_with_me) == (end == "holds")
