@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help demo test check lab lock system-deps clean
+.PHONY: help demo test check lab notebooks lock system-deps clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -23,7 +23,7 @@ demo: $(BIN)/.installed ## simulate, process and merge a data set with known tru
 
 test: check ## lint, types, import contract, tests and notebooks
 	$(BIN)/python -m pytest -n auto --dist loadfile
-	$(BIN)/python -m pytest --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
+	$(BIN)/python -m pytest -n auto --dist loadfile --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 
 check: $(BIN)/.installed ## lint, types, import contract
 	$(BIN)/ruff check .
@@ -33,6 +33,12 @@ check: $(BIN)/.installed ## lint, types, import contract
 
 lab: $(BIN)/.installed ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks --allow-root
+
+notebooks: $(BIN)/.installed ## run the notebooks and keep their outputs anew
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
+	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --TagRemovePreprocessor.enabled=True \
+	  --TagRemovePreprocessor.remove_all_outputs_tags=nbval-ignore-output notebooks/*.ipynb
 
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

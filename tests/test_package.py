@@ -54,3 +54,10 @@ def test_simulate_is_the_function_however_it_is_first_used() -> None:
 def test_a_name_that_is_not_there_is_an_ordinary_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'proces'"):
         _ = sfxlab.proces
+
+
+def test_in_a_notebook_messages_of_other_libraries_stay_where_they_were() -> None:
+    # A library that finds sys.ps1, as in a notebook, may have everybody's messages printed.
+    script = "import sys, logging; sys.ps1 = '>>> '; import sfxlab; sfxlab.open_frames; print(logging.root.handlers)"
+    result = subprocess.run((sys.executable, "-c", script), capture_output=True, check=True, text=True)
+    assert result.stdout == "[]\n"

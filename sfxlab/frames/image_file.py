@@ -14,13 +14,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-import fabio
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.errors import InputError
 from sfxlab.remote.addresses import is_address
 from sfxlab.remote.files import RemoteFile
+
+# In a notebook fabio has all messages of all libraries printed, those of a cluster too.
+_handlers = logging.root.handlers[:]
+import fabio  # noqa: E402
+
+logging.root.handlers[:] = _handlers
 
 _CBF_MAGIC = b"###CBF"
 _CBF_DATA = b"\x0c\x1a\x04\xd5"
