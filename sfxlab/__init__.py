@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfxlab.cell_search import CellProposal, find_cell
     from sfxlab.cluster import connect
+    from sfxlab.comparison import RunComparison, compare, compare_recipes
     from sfxlab.crystal import Crystal, UnitCell, read_cell
     from sfxlab.frames import Frame, open_frames
     from sfxlab.interop.indexamajig import recipe_from_indexamajig
     from sfxlab.learning import learn_bad_pixels
-    from sfxlab.merging import Merged, RunningMerge, compare, forecast, merge, read_labels, read_merged
+    from sfxlab.merging import Merged, RunningMerge, forecast, merge, read_labels, read_merged
     from sfxlab.peaks import Peaks, find_peaks
     from sfxlab.pipeline import FrameResult, process_frame
-    from sfxlab.processing import process
+    from sfxlab.processing import process, rerun
     from sfxlab.recipe import Recipe
     from sfxlab.report import write_report
-    from sfxlab.session import Session
+    from sfxlab.session import Session, tagged
     from sfxlab.simulation import simulate
     from sfxlab.store import Run, import_stream
 
@@ -34,10 +35,12 @@ _HOMES = {
     "Peaks": "peaks",
     "Recipe": "recipe",
     "Run": "store",
+    "RunComparison": "comparison",
     "RunningMerge": "merging",
     "Session": "session",
     "UnitCell": "crystal",
-    "compare": "merging",
+    "compare": "comparison",
+    "compare_recipes": "comparison",
     "connect": "cluster",
     "find_cell": "cell_search",
     "find_peaks": "peaks",
@@ -52,7 +55,9 @@ _HOMES = {
     "read_labels": "merging",
     "read_merged": "merging",
     "recipe_from_indexamajig": "interop.indexamajig",
+    "rerun": "processing",
     "simulate": "simulation",
+    "tagged": "session",
     "write_report": "report",
 }
 """Where each public name lives; it is loaded when it is first used, so that the command line answers at once."""
@@ -66,10 +71,12 @@ __all__ = [
     "Peaks",
     "Recipe",
     "Run",
+    "RunComparison",
     "RunningMerge",
     "Session",
     "UnitCell",
     "compare",
+    "compare_recipes",
     "connect",
     "find_cell",
     "find_peaks",
@@ -84,7 +91,9 @@ __all__ = [
     "read_labels",
     "read_merged",
     "recipe_from_indexamajig",
+    "rerun",
     "simulate",
+    "tagged",
     "write_report",
 ]
 

@@ -13,7 +13,7 @@ import cloudpickle
 import h5py
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from sfxlab.cluster import connect
 from sfxlab.errors import ClusterError, FrameError, InputError, OutputExistsError, RunError
@@ -221,7 +221,7 @@ def test_an_interrupted_run_resumes_with_what_is_missing(make_frames: MakeFrames
 
 
 def test_a_scheduler_that_goes_away_leaves_a_run_to_resume(make_frames: MakeFrames, tmp_path: Path) -> None:
-    owner = connect("local", workers=1, dashboard=False)
+    owner = LocalCluster(n_workers=1, threads_per_worker=1, protocol="tcp", dashboard_address="127.0.0.1:0")
 
     def end(progress: Progress) -> None:
         if progress.done.frames >= 4:
@@ -229,7 +229,7 @@ def test_a_scheduler_that_goes_away_leaves_a_run_to_resume(make_frames: MakeFram
 
     frames = make_frames(200, seconds=0.01)
     with (
-        connect(owner.scheduler.address, timeout=2) as client,
+        connect(owner.scheduler_address, timeout=2) as client,
         pytest.raises(ClusterError, match="--resume"),
     ):
         process(frames, Recipe(), client, tmp_path / "run", chunk_size=4, progress=end)

@@ -22,6 +22,8 @@ _COMMANDS = {
     "peaks": "frames",
     "recipe": "recipes",
     "process": "runs",
+    "rerun": "comparison",
+    "compare": "comparison",
     "watch": "watch",
     "cells": "cells",
     "decoys": "decoys",

@@ -22,10 +22,11 @@ from sfxlab.cli.output import (
     print_json,
     print_table,
 )
+from sfxlab.cli.workers import cluster_option, done_elsewhere
 from sfxlab.errors import InputError, MergeError
 
 if TYPE_CHECKING:
-    from sfxlab.merging import Comparison, Merged, ShellStatistics
+    from sfxlab.merging import Comparison, Merged, MergedSplits, ShellStatistics
     from sfxlab.merging.models import Model
     from sfxlab.store import Run
 
@@ -78,6 +79,7 @@ def limits(command: Any) -> Any:
     "--memory", default=1024, show_default=True, type=click.IntRange(1), metavar="MiB",
     help="For observations; those of more go into scratch files in $TMPDIR.",
 )  # fmt: skip
+@cluster_option("Where to merge: ", None, " [default: in this process]")
 @json_option
 def merge_command(
     inputs: tuple[Path, ...],
@@ -96,6 +98,7 @@ def merge_command(
     labels_path: Path | None,
     column: str | None,
     memory: int,
+    cluster: str | None,
     as_json: bool,
 ) -> None:
     """Merge runs or CrystFEL streams.
@@ -103,31 +106,36 @@ def merge_command(
     All reflections of the runs and streams become one set of structure factors.
 
     The file is MTZ or, with the suffix .hkl, a CrystFEL reflection list. With --split or --split-by, all are scaled
-    together, and there is a file for each label besides: merged-light.mtz.
+    together, and there is a file for each label besides: merged-light.mtz. With --cluster, one worker with the
+    resources of the profile's steps.merge does it.
 
     \b
     Examples:
       sfxlab merge run1 run2 -y 4/mmm -o merged.mtz
       sfxlab merge old.stream -y 422 --model none -o merged.hkl
       sfxlab merge run1 -y 422 --split light_and_dark.csv -o merged.mtz
+      sfxlab merge run1 run2 -y 4/mmm -o merged.mtz --cluster maxwell
     """
     from sfxlab.cli.splits import path_of, show_splits
     from sfxlab.crystal import read_cell
-    from sfxlab.merging import Merged, merge, read_labels
+    from sfxlab.merging import Merged, read_labels
 
     _check_output(output)
     if labels_path is not None and column is not None:
         raise click.UsageError("Give one of --split and --split-by.")
     labels = read_labels(labels_path) if labels_path else column
-    with ExitStack() as stack:
-        runs = [open_run_or_stream(path, stack) for path in inputs]
-        merged = merge(
-            runs, symmetry, cast("Model", model),
-            cell=read_cell(cell_path) if cell_path else None, d_min=highres, d_max=lowres,
-            min_observations=min_observations, polarisation=polarisation, space_group=space_group,
-            length_tolerance=tolerance[0] / 100, angle_tolerance=tolerance[1], memory_limit=memory << 20, labels=labels,
-            ambiguity=reference or ("auto" if resolve_ambiguity else None),
-        )  # fmt: skip
+    options = {
+        "cell": read_cell(cell_path) if cell_path else None, "d_min": highres, "d_max": lowres,
+        "min_observations": min_observations, "polarisation": polarisation, "space_group": space_group,
+        "length_tolerance": tolerance[0] / 100, "angle_tolerance": tolerance[1], "memory_limit": memory << 20,
+        "labels": labels,
+        "ambiguity": (reference and reference.absolute()) or ("auto" if resolve_ambiguity else None),
+    }  # fmt: skip
+    paths_there = [path.absolute() for path in inputs]
+    if cluster is None:
+        merged = _merged(paths_there, symmetry, model, options)
+    else:
+        merged = done_elsewhere(cluster, "merge", "merge", _merged, paths_there, symmetry, model, options)
     # Of a stream, the run that was made of it is gone.
     names = {"runs": [str(path.absolute()) for path in inputs]}
     if isinstance(merged, Merged):
@@ -142,6 +150,16 @@ def merge_command(
     for label, path in paths.items():
         _write(replace(merged[label], history={**merged[label].history, **names}), path)
     show_splits(merged, output, paths, highres, lowres, as_json)
+
+
+def _merged(inputs: Sequence[Path], symmetry: str, model: str, options: dict[str, Any]) -> Merged | MergedSplits:
+    """Here or on a worker."""
+    from sfxlab.merging import merge
+
+    with ExitStack() as stack:
+        runs = [open_run_or_stream(path, stack) for path in inputs]
+        merged: Merged | MergedSplits = merge(runs, symmetry, cast("Model", model), **options)
+        return merged
 
 
 def _write(merged: Merged, output: Path) -> None:

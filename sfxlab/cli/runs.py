@@ -96,7 +96,7 @@ def process_command(
     except KeyboardInterrupt:
         if not output.exists():
             raise
-        raise click.ClickException(_left(Run(output))) from None
+        raise click.ClickException(left(Run(output))) from None
     print_json(run_values(run)) if as_json else print_run(run)
 
 
@@ -115,7 +115,7 @@ def _attached(frames: FrameSource, recipe: Recipe, output: Path, options: dict[s
     return None
 
 
-def _left(run: Run) -> str:
+def left(run: Run) -> str:
     """What to say to whoever ended the command."""
     if run.writer is not None:
         return f"left; {run.path} goes on being written by {run.writer}"

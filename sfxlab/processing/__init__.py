@@ -17,6 +17,7 @@ from distributed import Client
 
 from sfxlab.bad_pixels import learned_before, with_learned_mask
 from sfxlab.cluster import wait_for_workers
+from sfxlab.cluster.dashboard import tell_chunk
 from sfxlab.errors import FrameError, RunError, RunInUseError, SfxlabWarning
 from sfxlab.frames import FrameSource
 from sfxlab.frames.profiled import with_profiles
@@ -24,7 +25,7 @@ from sfxlab.indexing import IndexingResult
 from sfxlab.indexing.methods import index_frames, takes_chunks
 from sfxlab.learning import Guard, learn_bad_pixels, learn_spot_profiles
 from sfxlab.pipeline import FrameResult, process_frame, spots
-from sfxlab.processing.begin import begun, default_chunk_size, with_kept_function
+from sfxlab.processing.begin import begun, default_chunk_size, recipe_again, with_kept_function
 from sfxlab.processing.scheduling import Chunk, chunks_of, done_on_workers
 from sfxlab.progress import Progress, Report, reported
 from sfxlab.recipe import Recipe
@@ -42,7 +43,7 @@ from sfxlab.store.run import PASSING_REASONS
 from sfxlab.store.under_way import UnderWay
 from sfxlab.store.writer import Writer
 
-__all__ = ["default_chunk_size", "process", "process_chunk", "process_frame", "process_one"]
+__all__ = ["default_chunk_size", "process", "process_chunk", "process_frame", "process_one", "rerun"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,13 +83,50 @@ def process(
     Raises `InputError`, `CellError`, `OutputExistsError`, `RunError`, `RecipeError` or `ClusterError`.
     """
     run = begun(frames, recipe, output, resume, chunk_size, inputs, command)
+    return _written(run, frames, recipe, client, resume, progress)
+
+
+def rerun(
+    run: Run | str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    client: Client | None = None,
+    *,
+    inputs: Sequence[str] | None = None,
+    resume: bool = False,
+    command: Sequence[str] = (),
+    progress: Report | Literal["auto"] | None = "auto",
+) -> Run:
+    """Process a run anew into `output`, as its `run.json` says: its tables come out the same.
+
+    Bad pixels and shapes of spots are learned anew, too. `inputs` say where its frames are, should they have been
+    moved since. The rest is as in `process`. Where other versions of sfxlab and its libraries are installed than then,
+    a warning names them; `compare` then says what it changes.
+
+    Raises `RunError` where files, geometry or frames are not what they were, and what `process` raises.
+    """
+    before = run if isinstance(run, Run) else Run(run)
+    record, recipe, frames = before.record, recipe_again(before), before.open_inputs(inputs)
+    named = record.inputs if inputs is None else inputs
+    new = begun(frames, recipe, output, resume, record.chunk_size, named, command, record)
+    return _written(new, frames, recipe, client, resume, progress)
+
+
+def _written(
+    run: Run,
+    frames: FrameSource,
+    recipe: Recipe,
+    client: Client | None,
+    resume: bool,
+    progress: Report | Literal["auto"] | None,
+) -> Run:
+    """The run once it is finished, by this process or by another that writes it already."""
     while True:
         try:
             return _finished(run, frames, recipe, client, resume, progress)
         except RunInUseError as error:
             if isinstance(error.found, Writer) and error.found.is_this_process:
                 raise
-            warnings.warn(f"{run.path}: being written by {error.found}; this is its progress", SfxlabWarning, 2)
+            warnings.warn(f"{run.path}: being written by {error.found}; this is its progress", SfxlabWarning, 3)
         try:
             return run.attach(progress)
         except RunError:
@@ -110,24 +148,30 @@ def _finished(
     if run.is_finished and not again:
         return run
     with run.writing() as writing, reported(progress) as show:
+        last = Progress(run.counts, run.record.n_frames, 0, 0.0)
 
         def report(progress: Progress) -> None:
+            nonlocal last
+            last = progress
             writing.tell(progress)
             show(progress)
+
+        def waiting(why: str) -> None:
+            report(replace(last, stage=why))
 
         if resume:
             run.resumed()
             join_projections(run.path)
         recipe = with_kept_function(recipe, run.path)
         if client is not None:
-            wait_for_workers(client, report=lambda why: report(Progress(run.counts, run.record.n_frames, 0, 0.0, why)))
+            wait_for_workers(client, report=waiting)
         _learn(frames, run, recipe, client, report)
         missing = set(run.missing_chunks())
         numbers = sorted(missing.union(index // run.record.chunk_size for index in again))
         chunks = chunks_of(frames, run.record, numbers, missing)
         work = _here(chunks, recipe, run.path)
         if client is not None:
-            work = done_on_workers(client, chunks, _on_worker, recipe, run.path)
+            work = done_on_workers(client, chunks, _on_worker, recipe, run.path, waiting)
         with closing(work) as done:
             _follow(done, run, report, len(again))
         join_projections(run.path)
@@ -300,9 +344,12 @@ def _on_worker(chunk: Chunk, recipe: Recipe, run_path: Path) -> Counts:
     """A chunk on a worker, which may die of it, or may have died when the chunk was done and before it said so."""
     if chunk.is_missing and part_path(run_path, "frames", chunk.number).exists():
         return _counts(results_in_chunk(run_path, chunk.number))
+    began = time.monotonic()
     guard = Guard(run_path, recipe.processing.seconds_per_frame)
     with guard.notes(f"chunk-{chunk.number:06d}") as notes:
-        return process_chunk(chunk.frames, recipe, chunk.start, run_path, chunk.number, notes)
+        counts = process_chunk(chunk.frames, recipe, chunk.start, run_path, chunk.number, notes)
+    tell_chunk(counts.frames, counts.hits, counts.indexed, time.monotonic() - began)
+    return counts
 
 
 def _counts(results: Iterable[FrameResult]) -> Counts:

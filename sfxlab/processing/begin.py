@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from sfxlab.errors import InputError, OutputExistsError, RunError
+from sfxlab.errors import InputError, OutputExistsError, RunError, SfxlabError, SfxlabWarning
 from sfxlab.frames import FrameId, FrameSequence, FrameSource
 from sfxlab.indexing.methods import check_indexer
-from sfxlab.peaks.hits import check_hit_function, hit_function_source
+from sfxlab.peaks.hits import check_hit_function, hit_function_checksum, hit_function_source
 from sfxlab.recipe import Recipe
 from sfxlab.store import Run, RunRecord, describe
+from sfxlab.store.differences import input_differences, version_differences
 from sfxlab.store.record import HIT_FUNCTION
 from sfxlab.whole_files import written_whole
 
@@ -30,10 +32,12 @@ def begun(
     chunk_size: int | None,
     inputs: Sequence[str] | None,
     command: Sequence[str],
+    like: RunRecord | None = None,
 ) -> Run:
     """The run to write to, new or continued, once everything that can be checked beforehand is right.
 
-    A run that somebody has just begun or is writing, with the same recipe and frames, is that run.
+    A run that somebody has just begun or is writing, with the same recipe and frames, is that run. Where it has to be
+    `like` another one, its input has to be the same.
     """
     if len(frames) == 0:
         raise InputError("there are no frames", found=", ".join(inputs or frames.paths) or "no files")
@@ -49,6 +53,8 @@ def begun(
         Run.require_startable(path)
     if not path.exists():
         record = _record(frames, recipe, chunk_size or default_chunk_size(len(frames)), inputs, command)
+        if like is not None:
+            _require_alike(like, record)
         try:
             return Run.create(path, record, names(frames), frames.geometry_text)
         except OutputExistsError:
@@ -66,6 +72,35 @@ def begun(
             remedy="process as it was begun, or give another -o",
         )
     return run
+
+
+def _require_alike(before: RunRecord, now: RunRecord) -> None:
+    different = input_differences(before, now)
+    if different:
+        raise RunError(
+            "what this run was made from is not there any more", found="\n            ".join(different),
+            remedy="bring it back, or process what there is as a run of its own",
+        )  # fmt: skip
+    versions = version_differences(before, now)
+    if versions:
+        words = ", ".join(f"{name} {was or 'none'} then, {now or 'none'} now" for name, (was, now) in versions.items())
+        warnings.warn(f"numbers may differ from the run of before: {words}", SfxlabWarning, 3)
+
+
+def recipe_again(run: Run) -> Recipe:
+    """The recipe of a run, with the user's function for hits as it was then."""
+    record = run.record
+    name, kept = record.recipe.hits.function, run.path / HIT_FUNCTION
+    if not name or not kept.exists() or _checksum(name) == record.hit_function_sha256:
+        return record.recipe
+    return with_kept_function(record.recipe, run.path)
+
+
+def _checksum(hit_function: str) -> str | None:
+    try:
+        return hit_function_checksum(hit_function)
+    except SfxlabError:
+        return None  # it is gone
 
 
 def _record(

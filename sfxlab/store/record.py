@@ -57,6 +57,12 @@ class InputFile(_Frozen):
     etag: str | None = None
     """What the server says of a file on the network to tell its versions apart."""
 
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What tells whether it still is the same; the date only where there is nothing better: a copy has another."""
+        when = self.modified if self.sha256 is None and self.etag is None else None
+        return self.size, self.sha256, self.etag, when
+
 
 class LinkedFiles(_Frozen):
     """Files that links and virtual datasets of the input files lead to."""
@@ -120,13 +126,21 @@ class RunRecord(_Frozen):
         """The frames of a chunk."""
         return range(chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, self.n_frames))
 
+    def recipe_differences(self, other: RunRecord) -> dict[str, tuple[Any, Any]]:
+        """Parameters that differ, such as `peaks.min_snr`, with the values here and there."""
+        here, there = _flat(self.recipe.model_dump()), _flat(other.recipe.model_dump())
+        return {
+            key: (here.get(key), there.get(key))
+            for key in sorted(here | there)
+            if here.get(key) != there.get(key)
+        }  # fmt: skip
+
     def differences(self, now: RunRecord) -> list[str]:
         """What would be computed otherwise now, one line each; empty where `now` may continue this run."""
-        before, after = _flat(self.recipe.model_dump()), _flat(now.recipe.model_dump())
         lines = [
-            f"{key}: {before.get(key)} in the run, {after.get(key)} now"
-            for key in sorted(before | after)
-            if before.get(key) != after.get(key) and not key.startswith(_ANEW)
+            f"{key}: {before} in the run, {after} now"
+            for key, (before, after) in self.recipe_differences(now).items()
+            if not key.startswith(_ANEW)
         ]
         lines += _file_differences(self.files, now.files)
         if self.linked is not None and now.linked is not None and self.linked.sha256 != now.linked.sha256:
@@ -295,14 +309,9 @@ def _file_differences(before: Sequence[InputFile], now: Sequence[InputFile]) -> 
     lines = [f"{path}: in the run, not in the inputs now" for path in old.keys() - new.keys()]
     lines += [f"{path}: in the inputs now, not in the run" for path in new.keys() - old.keys()]
     for path in old.keys() & new.keys():
-        if _content(old[path]) != _content(new[path]):
+        if old[path].content != new[path].content:
             lines.append(f"{path}: the file has changed since the run began")
     return sorted(lines)
-
-
-def _content(file: InputFile) -> tuple[object, ...]:
-    # The date counts only where there is nothing better: a copy has another one.
-    return file.size, file.sha256, file.etag, file.modified if file.sha256 is None and file.etag is None else None
 
 
 def _named(versions: Mapping[str, str]) -> str:

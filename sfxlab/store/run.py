@@ -252,12 +252,18 @@ class Run:
 
         Raises `InputError`, `GeometryError`, or `RunError` where `inputs` has another number of frames.
         """
-        frames = self._open_inputs(inputs)
+        frames = self.open_inputs(inputs)
         frames = with_profiles(frames, profiles_path(self.path))
         return with_learned_mask(frames, learned_mask_path(self.path)) if learned_mask else frames
 
-    def _open_inputs(self, inputs: Sequence[str] | None) -> FrameSource:
-        record, geometry = self.record, self._geometry()
+    def open_inputs(self, inputs: Sequence[str] | None = None) -> FrameSource:
+        """The same frames as they were before anything was learned from them; `run.json` is enough for that.
+
+        Raises as `open_frames` does.
+        """
+        record = self.record
+        known = self._geometry()
+        geometry = record.geometry_path if known is None else known
         if inputs is None:
             unopened: SfxlabError | None = None
             try:

@@ -26,6 +26,8 @@ COMMANDS = (
     "peaks",
     "recipe",
     "process",
+    "rerun",
+    "compare",
     "watch",
     "cells",
     "decoys",
@@ -178,6 +180,36 @@ def test_process_says_why_hits_are_not_indexed(sfxlab: Sfxlab, example: Path, tm
     hits = Run(example / "run").counts.hits
     assert "indexed 0 (0.0% of hits)" in " ".join(text.split())
     assert f"{hits:6}  indexing is switched off\n" in text
+
+
+def test_a_run_is_made_anew_and_compared_with_what_it_was(
+    sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
+    again, table = tmp_path / "again", tmp_path / "frames.csv"
+    values = told("rerun", example / "run" / "run.json", "-o", again, "--workers", 0)
+    assert (values["status"], values["indexed"]) == ("finished", Run(example / "run").counts.indexed)
+    compared = told("compare", example / "run", again, "--table", table)
+    assert compared["identical"]
+    assert compared["counts"] == {"same": 16, "gained": 0, "lost": 0, "moved": 0}
+    assert len(table.read_text().splitlines()) == 17
+    assert "the same to the last bit" in sfxlab("compare", example / "run", again).stdout
+
+
+def test_compare_lists_the_frames_that_changed_and_what_was_done_otherwise(
+    sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
+    recipe, other = tmp_path / "hits.toml", tmp_path / "hits"
+    recipe.write_text("[indexing]\nenabled = false\n[profiles]\nlearn = false\n")
+    told("process", *frames_of(example), "-p", example / "frames.cell", "--recipe", recipe, "-o", other, "--workers", 0)
+    rows = Run(example / "run").frames.to_pylist()
+    indexed = [row["frame"] for row in rows if row["n_crystals"]]
+    compared = told("compare", example / "run", other)
+    assert [(row["frame"], row["state"]) for row in compared["changed"]] == [(frame, "lost") for frame in indexed]
+    assert compared["recipe_differences"]["indexing.enabled"] == [True, False]
+    text = sfxlab("compare", example / "run", other).stdout
+    assert f"Lost: {len(indexed)}\n" in text
+    assert "indexing is switched off" in text
+    assert "crystals (other rows)" in text
 
 
 def test_cells_writes_the_mean_cell(sfxlab: Sfxlab, told: Callable[..., Any], example: Path, tmp_path: Path) -> None:
