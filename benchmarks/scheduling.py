@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 import sfxlab
+from sfxlab.cluster.dashboard import tell_chunk
 from sfxlab.frames import FrameSource
 from sfxlab.processing.begin import begun
 from sfxlab.processing.scheduling import Chunk, chunks_of, done_on_workers, packed
@@ -71,7 +72,9 @@ def frames_without_pixels(folder: Path, count: int) -> FrameSource:
 def simulated_chunk(seconds: float, chunk: Chunk, recipe: Recipe, run_path: Path) -> Counts:
     """What `process` has workers do, without doing it."""
     time.sleep(seconds)
-    return Counts(len(chunk.frames), len(chunk.frames) // 10, len(chunk.frames) // 20, 0, len(chunk.frames) // 20)
+    frames = len(chunk.frames)
+    tell_chunk(frames, frames // 10, frames // 20, seconds)
+    return Counts(frames, frames // 10, frames // 20, 0, frames // 20)
 
 
 def simulate_workers(address: str, count: int) -> None:

@@ -4,37 +4,24 @@
 
 from __future__ import annotations
 
-import html
 import logging
+import os
 from concurrent.futures import CancelledError
 from typing import Any
 
 from distributed import Client, Future, Security
 
+from sfxlab.cluster.dashboard import prepare
 from sfxlab.cluster.local import connect_local
 from sfxlab.cluster.mpi import connect_mpi
+from sfxlab.cluster.owner import owner_of
 from sfxlab.cluster.profiles import AddressProfile, LocalProfile, MpiProfile, SlurmProfile, StepName
 from sfxlab.cluster.shares import SharingClient
 from sfxlab.cluster.site import SiteProfile, site_profile
-from sfxlab.cluster.waiting import waiting_for
 from sfxlab.errors import ClusterError
 
 DEATHS_TOLERATED = 2
 """A task that was with this many workers when they died is tried once more and then given up."""
-
-
-class _Owner(Client):
-    """A client that ends its cluster with itself."""
-
-    def close(self, *arguments: Any, **options: Any) -> None:
-        cluster = self.cluster
-        super().close(*arguments, **options)
-        if cluster is not None:
-            cluster.close()
-
-    def _repr_html_(self) -> str:
-        shown, why = str(super()._repr_html_()), waiting_for(self)
-        return f"{shown}<p>{html.escape(why)}</p>" if why else shown
 
 
 def connect(
@@ -58,8 +45,13 @@ def connect(
     - the name of a profile in a site file (`sfxlab doctor` shows them), with what it changes for `step`.
 
     Workers of SLURM come when it lets them: `wait_for_workers(client)` waits for them and says why there are none, and
-    `process` does so by itself. The dashboard listens on 127.0.0.1 at a free port; its address is
-    `client.dashboard_link`.
+    `process` does so by itself.
+
+    A scheduler's port is as good as a login: what is started here ("local", "slurm", "mpi") knows its workers and its
+    client by certificates that are made for this connection, so that nobody else gets in. A scheduler that is running
+    already says itself whom it lets in; addresses with "tls://" take the certificates of a profile. The dashboard,
+    `client.dashboard_link`, listens on 127.0.0.1 only, at a free port; whoever works on this very machine can read it.
+    It has a page `frames` with the rates of frames, hits and workers. On a hub the link leads through the hub.
 
     A script that calls this for "local" keeps it below `if __name__ == "__main__":`, because worker processes
     import the script. Compiled kernels are kept where `NUMBA_CACHE_DIR` says, and any number of workers may start
@@ -73,6 +65,7 @@ def connect(
 
 def connect_to(site: SiteProfile, *, dashboard: bool = True, timeout: float = 5.0) -> Client:
     """The same for a profile that has been read."""
+    prepare(panels=dashboard and isinstance(site.profile, LocalProfile | SlurmProfile))
     match site.profile:
         case LocalProfile() as profile:
             return connect_local(profile, dashboard, DEATHS_TOLERATED)
@@ -91,39 +84,50 @@ def _connect_slurm(profile: SlurmProfile, dashboard: bool) -> Client:
         raise ClusterError(
             "SLURM cannot be used here", found=error, expected="dask-jobqueue", remedy="pip install 'sfxlab[slurm]'"
         ) from error
-    jobs = start_jobs(profile, dashboard, DEATHS_TOLERATED)
-    try:
-        return _Owner(jobs)
-    except BaseException:
-        jobs.close()
-        raise
+    return owner_of(start_jobs(profile, dashboard, DEATHS_TOLERATED))
 
 
 def _existing(profile: AddressProfile, timeout: float) -> Client:
     # A scheduler that is lost later is a ClusterError of the task at work; a traceback beside it would only confuse.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    options: dict[str, Any] = {"timeout": timeout}
-    if profile.tls_ca:
-        options["security"] = Security(
-            tls_ca_file=profile.tls_ca, tls_client_cert=profile.tls_cert, tls_client_key=profile.tls_key,
-            require_encryption=True,
-        )  # fmt: skip
+    options: dict[str, Any] = {"timeout": timeout, "security": _certificates(profile)}
+    encrypted = profile.address.startswith("tls://")
     try:
         return SharingClient(profile, **options)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ClusterError(
             "no scheduler answers at this address",
             place=profile.address,
             found=error,
-            expected="a running `dask scheduler`",
-            remedy="check the address, and that this machine reaches it",
+            expected="a running `dask scheduler`" + (", and certificates that it trusts" if encrypted else ""),
+            remedy="describe it in a site file with tls_ca, tls_cert and tls_key"
+            if encrypted and not profile.tls_ca
+            else "check the address, and that this machine reaches it",
         ) from error
 
 
-def task_result(task: Future[Any]) -> Any:
-    """What a task returned. Raises what it raised, and `ClusterError` where the cluster failed it."""
+def _certificates(profile: AddressProfile) -> Security | None:
+    """What the profile says; None leaves it to Dask's own settings."""
+    files = {"tls_ca": profile.tls_ca, "tls_cert": profile.tls_cert, "tls_key": profile.tls_key}
+    if not any(files.values()):
+        return None
+    for key, path in files.items():
+        if path is None or not os.access(path, os.R_OK):
+            problem = "this certificate is missing" if path is None else "this certificate cannot be read"
+            raise ClusterError(problem, path=path, place=key, expected=f"all of {', '.join(files)}")
+    return Security(
+        tls_ca_file=profile.tls_ca, tls_client_cert=profile.tls_cert, tls_client_key=profile.tls_key,
+        require_encryption=True,
+    )  # fmt: skip
+
+
+def task_result(task: Future[Any], timeout: float | None = None) -> Any:
+    """What a task returned. Raises what it raised, and `ClusterError` where the cluster failed it.
+
+    A task that has ended is done anew where its worker is gone; `TimeoutError` where that takes more than `timeout` s.
+    """
     try:
-        return task.result()
+        return task.result(timeout)
     except CancelledError as error:
         verdict = getattr(task.client.cluster, "verdict", None)
         raise verdict or connection_lost(error) from error

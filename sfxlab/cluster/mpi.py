@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 import dask
-from distributed import Client
+from distributed import Client, Security
 
+from sfxlab.cluster.dashboard import prepare
 from sfxlab.cluster.profiles import MpiProfile
 from sfxlab.errors import ClusterError
 
@@ -43,11 +44,15 @@ def join_ranks(profile: MpiProfile, dashboard: bool = True, allowed_failures: in
     ranks = MPI.COMM_WORLD.Get_size()
     if ranks < _RANKS:
         _one_says(MPI.COMM_WORLD.Get_rank(), ranks)
+    if profile.tls:
+        _share_keys(MPI.COMM_WORLD)
+    prepare(panels=dashboard and MPI.COMM_WORLD.Get_rank() == 0)
     # Ranks end one after the other; what they say of lost connections then is of no use.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}):
         is_client = dask_mpi.initialize(
-            interface=profile.interface, memory_limit=profile.memory, local_directory=profile.scratch,
+            interface=profile.interface, protocol="tls://" if profile.tls else None, memory_limit=profile.memory,
+            local_directory=profile.scratch,
             dashboard=dashboard, dashboard_address="127.0.0.1:0", exit=False,
         )  # fmt: skip
     if not is_client:
@@ -55,6 +60,21 @@ def join_ranks(profile: MpiProfile, dashboard: bool = True, allowed_failures: in
     address = str(dask.config.get("scheduler-address"))
     atexit.register(_end_ranks, address)
     return address
+
+
+def _share_keys(ranks: Any) -> None:
+    """Certificates for this connection only; ranks have them from the first one by MPI, and no file holds them.
+
+    Dask looks for them in its settings.
+    """
+    settings: dict[str, Any] = {}
+    if ranks.Get_rank() == 0:
+        made = Security.temporary()
+        settings = {"distributed.comm.require-encryption": True, "distributed.comm.tls.ca-file": made.tls_ca_file}
+        for role in ("scheduler", "worker", "client"):
+            own = made.get_tls_config_for_role(role)
+            settings |= {f"distributed.comm.tls.{role}.{part}": own[part] for part in ("cert", "key")}
+    dask.config.set(ranks.bcast(settings, root=0))
 
 
 def _one_says(rank: int, ranks: int) -> None:

@@ -10,7 +10,6 @@ A site file is TOML with one table for each profile:
     prologue = ["module load sfx"]
 
     [maxwell.steps.merge]
-    workers = 2
     memory = "256 GiB"
 
 `local`, `slurm` and `mpi` are there without any file, and a file may change their values.
@@ -84,6 +83,7 @@ class LocalProfile(_Table):
     kind: Literal["local"] = "local"
     workers: Count | None = Field(None, description="Processes of one thread each; without: one for each core")
     memory: Annotated[str, AfterValidator(_memory_of_workers)] = Field("auto", description="Memory of each worker")
+    tls: bool = Field(True, description="Scheduler and workers talk encrypted and know each other by certificates")
 
 
 class MpiProfile(_Table):
@@ -93,6 +93,7 @@ class MpiProfile(_Table):
     memory: Annotated[str, AfterValidator(_memory_of_workers)] = Field("auto", description="Memory of each worker")
     interface: str | None = Field(None, description="Network interface that the ranks talk over, such as ib0")
     scratch: str | None = Field(None, description="Folder for scratch files on each machine")
+    tls: bool = Field(True, description="Scheduler and workers talk encrypted and know each other by certificates")
 
 
 class AddressProfile(_Table):
@@ -130,6 +131,14 @@ class StepJobs(_Table):
     sbatch: tuple[str, ...] | None = None
 
 
+class SingleJob(StepJobs):
+    """Of a step that is one task: one worker, which has all memory of its job."""
+
+    workers: Count | None = 1
+    most_workers: Count | None = 1
+    cores: Count | None = 1
+
+
 class Steps(_Table):
     """Resources by step."""
 
@@ -137,7 +146,7 @@ class Steps(_Table):
     learn: StepJobs = StepJobs()
     tune: StepJobs = StepJobs()
     geometry: StepJobs = StepJobs()
-    merge: StepJobs = StepJobs()
+    merge: SingleJob = SingleJob()
     export: StepJobs = StepJobs()
 
 

@@ -218,7 +218,7 @@ def job_options(profile: SlurmProfile, folder: Path) -> dict[str, Any]:
         "job_extra_directives": [*([f"--qos={profile.qos}"] if profile.qos else []), *profile.sbatch],
         "job_script_prologue": prologue(profile),
         "python": f"exec {python_of_workers(profile, folder)}",
-        "worker_extra_args": ["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"],
+        "worker_extra_args": ["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"],
         "local_directory": f'"{profile.scratch}"' if profile.scratch else None,
         "log_directory": str(folder),
         "interface": profile.interface,

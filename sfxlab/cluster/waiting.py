@@ -6,16 +6,17 @@ import html
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
 
-from distributed import Client
+from distributed import Client, Future, wait
 from rich.console import Console
 from rich.markup import escape
 
 from sfxlab.errors import ClusterError
 
 Say = Callable[[str], None]
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def waiting_for(client: Client) -> str:
@@ -39,7 +40,7 @@ def wait_for_workers(
     notebook. Raises `ClusterError` where workers cannot come, or do not within `timeout` seconds.
     """
     if report == "auto":
-        with _line() as say:
+        with waiting_line() as say:
             _wait(client, count, say, timeout)
     else:
         _wait(client, count, report or _nobody, timeout)
@@ -60,9 +61,21 @@ def _wait(client: Client, count: int, say: Say, timeout: float | None) -> None:
         time.sleep(0.25)
 
 
+def settled(client: Client, task: Future[Any], report: Say) -> None:
+    """Wait until a task has ended in whatever way; `report` is told why there are no workers, and "" once there are."""
+    said = ""
+    while not task.done():
+        with suppress(TimeoutError):
+            wait(task, timeout=_SECONDS_BETWEEN_LOOKS)
+        why = "" if client.nthreads() else waiting_for(client)
+        if why != said:
+            report(why)
+            said = why
+
+
 @contextmanager
-def _line() -> Iterator[Say]:
-    """A line that changes and goes away in the end."""
+def waiting_line() -> Iterator[Say]:
+    """What to call with a text: a line on a terminal or in a notebook that changes and goes away in the end."""
     if "ipykernel" in sys.modules:
         from IPython.display import HTML, display
 

@@ -78,12 +78,11 @@ def test_each_value_is_from_the_first_file_that_has_it(places: dict[str, Path]) 
 
 def test_a_step_has_resources_of_its_own(places: dict[str, Path]) -> None:
     places["here"].write_text(
-        '[slurm]\nworkers = 100\ncores = 4\nmemory = "8 GiB"\n'
-        '[slurm.steps.merge]\nworkers = 2\ncores = 1\nmemory = "256 GiB"\n'
+        '[slurm]\nworkers = 100\ncores = 4\nmemory = "8 GiB"\n[slurm.steps.merge]\nmemory = "256 GiB"\n'
     )
     index, merge = (site_profile("slurm", step) for step in ("index", "merge"))
     assert isinstance(merge.profile, SlurmProfile)
-    assert (merge.profile.workers, merge.profile.cores, merge.profile.memory) == (2, 1, "256 GiB")
+    assert (merge.profile.workers, merge.profile.cores, merge.profile.memory) == (1, 1, "256 GiB")
     assert index.profile == site_profile("slurm").profile
     assert merge.origins["memory"] == f"{places['here']}, steps.merge"
 

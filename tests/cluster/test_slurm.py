@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,43 @@ def test_a_run_that_waits_shows_what_for(site: Any, quick_frames: Any, tmp_path:
     assert run.is_finished
     assert stages[0].startswith("0 of 2 workers: ")
     assert stages[-1] == ""
+
+
+def test_a_run_whose_workers_all_vanish_shows_why_and_goes_on_with_new_ones(
+    site: Any, quick_frames: Any, sfxlab_here: Callable[..., str], content: Any, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+    nodes = ",".join(site.local_nodes)
+
+    def resume() -> None:
+        with suppress(RuntimeError):  # they are up already
+            site.run("scontrol", "update", f"nodename={nodes}", "state=resume")
+
+    def report(progress: Progress) -> None:
+        if progress.fresh and not stages:
+            site.run("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=power")
+            for job in jobs_of(client):
+                site.run("scancel", job)
+            assert until(lambda: not client.nthreads())
+        if progress.fresh:
+            stages.append(progress.stage)
+        if "PENDING" in progress.stage:
+            resume()
+
+    frames = open_frames([quick_frames.frames], quick_frames.geometry)
+    try:
+        with connect("here") as client:
+            run = process(
+                frames, Recipe.read(quick_frames.recipe), client, tmp_path / "run", chunk_size=1, progress=report
+            )
+    finally:
+        resume()
+    assert run.is_finished
+    (why, *_) = [stage for stage in stages if "PENDING (" in stage]
+    assert why.startswith("0 of 2 workers: ")
+    assert stages[-1] == ""
+    sfxlab_here(*quick_frames.command(tmp_path / "here", "--workers", 0))
+    assert content(run.path) == content(tmp_path / "here")
 
 
 def test_jobs_that_fail_at_once_end_the_wait_with_the_end_of_their_log(site: Any) -> None:

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -39,6 +40,17 @@ def test_waiting_for_a_scheduler_without_workers_says_what_is_missing() -> None:
         cluster.scale(1)
         wait_for_workers(client, timeout=20)
         assert waiting_for(client) == ""
+
+
+def test_workers_of_this_machine_that_do_not_come_back_are_told() -> None:
+    with connect("local", workers=1, dashboard=False) as client:
+        assert waiting_for(client) == ""
+        client.retire_workers()
+        deadline = time.monotonic() + 60
+        while "none is started again" not in waiting_for(client) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert waiting_for(client) == "0 of 1 workers: their processes have ended, and none is started again"
+        assert waiting_for(client) in client._repr_html_()
 
 
 def test_a_terminal_has_a_line_for_it() -> None:

@@ -108,3 +108,26 @@ def test_a_run_outlives_its_client_its_workers_walltime_and_its_scheduler(
 
     resumed = process(frames, recipe, output=output, resume=True)
     assert content(resumed) == content(process(make_frames(240), recipe, output=tmp_path / "undisturbed", chunk_size=4))
+
+
+def test_a_run_whose_workers_are_all_killed_says_so_and_goes_on_with_others(
+    make_frames: MakeFrames, recipe: Recipe, content: Content, site: Site, wait_for: WaitFor, tmp_path: Path
+) -> None:
+    frames, stages = make_frames(40), list[str]()
+    workers = [site.worker("--no-nanny")]
+
+    def watch(progress: Progress) -> None:
+        if progress.fresh and len(workers) == 1 and not stages:
+            workers[0].kill()
+            wait_for(lambda: not client.nthreads(), "end of the worker")
+        if progress.fresh:
+            stages.append(progress.stage)
+        if progress.stage.startswith("no workers at"):
+            assert Run(tmp_path / "run").writer.progress.stage == progress.stage  # type: ignore[union-attr]
+            workers.append(site.worker("--no-nanny"))
+
+    with connect(site.address, timeout=60) as client:
+        run = process(frames, recipe, client, tmp_path / "run", chunk_size=1, progress=watch)
+    assert f"no workers at {site.address}; start `dask worker` there" in stages
+    assert stages[-1] == ""
+    assert content(run) == content(process(frames, recipe, output=tmp_path / "undisturbed", chunk_size=1))

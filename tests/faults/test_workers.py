@@ -38,7 +38,7 @@ def test_workers_killed_in_every_stage_change_nothing(
 
     def kill(progress: Progress) -> None:
         stage = progress.stage.partition(",")[0] or f"processing, {progress.fresh > 0}"
-        if stage not in killed:
+        if stage not in killed and "workers:" not in stage:
             killed.append(stage)
             os.kill(two_workers.cluster.workers[len(killed) % 2].pid, signal.SIGKILL)
 
