@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+# One more than there are cores: many tests wait for servers.
+TESTERS ?= $(shell expr $$(nproc) + 1)
 
 .PHONY: help demo test check lab notebooks lock system-deps clean
 
@@ -22,7 +24,7 @@ demo: $(BIN)/.installed ## simulate, process and merge a data set with known tru
 	$(BIN)/python -m sfxlab.demo $(DEMO)
 
 test: check ## lint, types, import contract, tests and notebooks
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 	$(BIN)/python -m pytest -n auto --dist loadfile --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 
 check: $(BIN)/.installed ## lint, types, import contract

@@ -116,6 +116,10 @@ def test_a_run_whose_workers_are_all_killed_says_so_and_goes_on_with_others(
     frames, stages = make_frames(40), list[str]()
     workers = [site.worker("--no-nanny")]
 
+    def told() -> str | None:
+        writer = Run(tmp_path / "run").writer
+        return writer.progress.stage if writer and writer.progress else None
+
     def watch(progress: Progress) -> None:
         if progress.fresh and len(workers) == 1 and not stages:
             workers[0].kill()
@@ -123,7 +127,7 @@ def test_a_run_whose_workers_are_all_killed_says_so_and_goes_on_with_others(
         if progress.fresh:
             stages.append(progress.stage)
         if progress.stage.startswith("no workers at"):
-            assert Run(tmp_path / "run").writer.progress.stage == progress.stage  # type: ignore[union-attr]
+            wait_for(lambda: told() == progress.stage, "word of it in the run")
             workers.append(site.worker("--no-nanny"))
 
     with connect(site.address, timeout=60) as client:

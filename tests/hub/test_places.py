@@ -23,6 +23,8 @@ from jupyterhub.utils import utcnow
 from websocket import ABNF, WebSocketBadStatusException
 
 from sfxlab.hub.guests import send_home
+from sfxlab.hub.policy import Proposals
+from sfxlab.hub.quota import measure
 
 PROPOSALS = """
 [proposals.one@]
@@ -62,6 +64,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, start_hub: Callable[..., Any])
         shutil.chown(folder, group=running.name("proposal-one"))
         folder.chmod(0o2770)
         (folder / "run.h5").write_bytes(os.urandom(2_000_000))
+        measure(running.folder / "state", Proposals.read(running.folder / "proposals.toml"))
         yield running
 
 
