@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -63,5 +64,8 @@ def test_the_frame_viewer_works_in_notebook_too(lab: Any, small_run: Run) -> Non
     page.wait_for_selector(".frame-viewer[data-frame='2'][data-marks='2']")
     page.keyboard.press("c")
     page.wait_for_function("() => document.querySelector('.frame-viewer .map').value === 'grey'")
-    assert lab.kernel(page, "[viewer.frame, viewer.contrast['map']]") == [2, "grey"]
+    deadline = time.monotonic() + 60
+    while lab.kernel(page, "[viewer.frame, viewer.contrast['map']]") != [2, "grey"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     lab.keep(page, "notebook-7")

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +86,11 @@ def test_a_served_session_is_reached_with_a_token_and_the_service_ends_when_told
                     session.set("view.frame", 1)
                 listed = json.loads(sfxlab("session", "list", "--catalogue", address, "--json").stdout)
                 assert [one["name"] for one in listed] == ["photosystem"]
-                assert '"carol"' in sfxlab("session", "show", "photosystem", "--catalogue", address, "--json").stdout
+                show = ("session", "show", "photosystem", "--catalogue", address, "--json")
+                deadline = time.monotonic() + 60
+                while '"carol"' not in sfxlab(*show).stdout:  # who is there is told beside what is done
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
             monkeypatch.setenv("SFXLAB_TOKEN", "nobodys-token-for-this-test")
             assert "does not know who you are" in refused("session", "list", "--catalogue", address)
         finally:
