@@ -20,10 +20,15 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 
 install: $(BIN)/.installed ## the environment in .venv, from requirements.lock
 
-demo: $(BIN)/.installed ## simulate, process and merge a data set with known truth
+# Once, by two processes; else each process of the demo and of the tests would compile for itself.
+$(BIN)/.compiled: $(BIN)/.installed
+	$(BIN)/sfxlab compile
+	@touch $@
+
+demo: $(BIN)/.compiled ## simulate, process and merge a data set with known truth
 	$(BIN)/python -m sfxlab.demo $(DEMO)
 
-test: check ## lint, types, import contract, tests and notebooks
+test: check $(BIN)/.compiled ## lint, types, import contract, tests and notebooks
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 	$(BIN)/python -m pytest -n auto --dist loadfile --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 

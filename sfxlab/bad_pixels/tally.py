@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sfxlab.frames import Frame
+from sfxlab.frames.pixel_types import read_only
 from sfxlab.geometry import Detector
 
 STANDS_OUT = 5.0
@@ -71,10 +72,10 @@ def tally_frames(frames: Iterable[Frame]) -> PixelTally | None:
         detector = frame.detector
         where = detector.radius, detector.arrays.bounds, _bins(detector)
         mean, sigma = np.zeros(where[2][-1, 2]), np.zeros(where[2][-1, 2])
-        panel_profiles(frame.data, frame.bad, *where, mean, sigma)
+        panel_profiles(frame.data, read_only(frame.bad), *where, mean, sigma)
         add_frame(
-            frame.data, frame.bad, *where, mean.astype(np.float32), (1 / sigma).astype(np.float32), last, tally.seen,
-            tally.stood_out, tally.same, tally.total, tally.square,
+            frame.data, read_only(frame.bad), *where, mean.astype(np.float32), (1 / sigma).astype(np.float32), last,
+            tally.seen, tally.stood_out, tally.same, tally.total, tally.square,
         )  # fmt: skip
         count += 1
     if tally is None:

@@ -36,6 +36,7 @@ _COMMANDS = {
     "export": "files",
     "import": "files",
     "report": "files",
+    "compile": "compiling",
     "doctor": "doctor",
     "estimate": "estimate",
     "lab": "files",

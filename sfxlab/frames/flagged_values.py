@@ -12,22 +12,19 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sfxlab.frames.buffers import BUFFERS
+from sfxlab.frames.pixel_types import compiled_pixels, read_only
 from sfxlab.geometry.geometry import Flag
-
-_COMPILED_TYPES = "bBhHiIlLqQfd"
 
 
 def with_flagged(data: NDArray[Any], bad: NDArray[np.uint8], windows: Sequence[FlaggedWindow]) -> NDArray[np.uint8]:
     """A map of bad pixels with those that a frame's values tell besides; `bad` itself where there are none."""
-    if data.dtype.char not in _COMPILED_TYPES:
-        data = data.astype(np.float64)
-    marked = bad
+    data, marked = compiled_pixels(data), bad
     for window in windows:
         limits = window.limits(data.dtype)
         if limits is None:
             continue
         part = window.rows, window.columns
-        row = first_flagged_row(data[part], marked[part], *limits)
+        row = first_flagged_row(data[part], read_only(marked[part]), *limits)
         if row >= 0:
             if marked is bad:
                 marked = BUFFERS.array(bad.shape, np.uint8)

@@ -83,7 +83,7 @@ class PanelArrays:
 
     def gain(self, detector: Detector, photon_energy: float) -> NDArray[np.float64]:
         """ADU per photon of each panel, (n,)."""
-        return np.array([panel.gain(photon_energy) for panel in detector.panels])
+        return np.array([panel.gain(photon_energy) for panel in detector.panels], dtype=np.float64)
 
 
 @dataclass(frozen=True)

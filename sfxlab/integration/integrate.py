@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sfxlab.diffraction import Prediction
 from sfxlab.frames import Frame
+from sfxlab.frames.pixel_types import read_only
 from sfxlab.integration.boxes import backgrounds, cut_boxes, find_neighbours
 from sfxlab.integration.extraction import directions_away, fit_profiles, sum_peaks
 from sfxlab.integration.reflections import Reflections
@@ -93,8 +94,9 @@ def measure(
     reach = math.ceil(recipe.background_outer)
     saturation_map = _NO_MAP if frame.saturation_map is None else frame.saturation_map
     boxes, saturated = cut_boxes(
-        frame.data, frame.bad, panel, fs, ss, arrays.bounds, arrays.max_adu, saturation_map, radius, reach
-    )
+        frame.data, read_only(frame.bad), panel, fs, ss, arrays.bounds, arrays.max_adu, read_only(saturation_map),
+        radius, reach,
+    )  # fmt: skip
     gain = arrays.gain(frame.detector, frame.photon_energy)[panel]
     near = recipe.background_outer + radius + 1.5
     if peaks is not None:

@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sfxlab.frames import Frame
+from sfxlab.frames.pixel_types import compiled_pixels, read_only
 from sfxlab.geometry import Detector
 from sfxlab.geometry.pixel_maps import RADIUS, map_pixels
 from sfxlab.recipe import PeakFinder8Recipe
@@ -35,14 +36,13 @@ def peakfinder8(
     peakfinder8 is the intensity over the standard deviation of one background pixel.
     """
     detector = frame.detector
-    # Numba has no half precision.
-    data = frame.data.astype(np.float32) if frame.data.dtype == np.float16 else frame.data
+    data, bad = compiled_pixels(frame.data), read_only(frame.bad)
     radius, counts = radii(detector)
     if recipe.fast:
-        values, first, end = drawn_values(data, frame.bad, *drawn_pixels(detector))
+        values, first, end = drawn_values(data, bad, *drawn_pixels(detector))
     else:
-        values, first, end = all_values(data, frame.bad, radius, counts)
-    mean, threshold = radial_limits(values, first, end, recipe.min_snr, recipe.threshold)
+        values, first, end = all_values(data, bad, radius, counts)
+    mean, threshold = radial_limits(values, first, end, float(recipe.min_snr), float(recipe.threshold))
     # NaN: no pixel is above it, and none below.
     if recipe.min_res > 0:
         threshold[: recipe.min_res + 1] = np.nan
@@ -52,7 +52,7 @@ def peakfinder8(
     gain = detector.arrays.gain(detector, frame.photon_energy)
     found = [
         search(
-            data, frame.bad, radius, threshold, mean, bounds, adu_per_photon, recipe.min_snr,
+            data, bad, radius, threshold, mean, bounds, adu_per_photon, float(recipe.min_snr),
             recipe.min_pix_count, recipe.max_pix_count, 2 * recipe.local_bg_radius, claimed,
         )
         for bounds, adu_per_photon in zip(detector.arrays.bounds, gain, strict=True)

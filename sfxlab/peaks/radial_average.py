@@ -10,13 +10,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sfxlab.frames import Frame
+from sfxlab.frames.pixel_types import compiled_pixels, read_only
 from sfxlab.geometry import HC_EV_ANGSTROM
 
 STEP = 0.002
 """Width of a bin, 1/Å."""
 N_BINS = 600
 """Up to 1.2 1/Å, which is 0.83 Å."""
-_COMPILED_TYPES = "bBhHiIlLqQfd"
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,9 @@ def radial_sums(frame: Frame) -> RadialSums:
     """Sums over the good ones of some 50,000 pixels of a frame, evenly spread, by their 1/d."""
     sums = RadialSums.none()
     place, two_sine = frame.detector.sampled
-    data = frame.data if frame.data.dtype.char in _COMPILED_TYPES else frame.data.astype(np.float64)
     _add_pixels(
-        data.reshape(-1), frame.bad.reshape(-1), place, two_sine, frame.photon_energy / HC_EV_ANGSTROM / STEP,
-        sums.n_pixels, sums.total, sums.squares,
+        compiled_pixels(frame.data).reshape(-1), read_only(frame.bad.reshape(-1)), place, two_sine,
+        frame.photon_energy / HC_EV_ANGSTROM / STEP, sums.n_pixels, sums.total, sums.squares,
     )  # fmt: skip
     return sums
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxlab.frames import Frame
+from sfxlab.frames.pixel_types import compiled_pixels, read_only
 from sfxlab.geometry import Detector
 from sfxlab.peaks.background import backgrounds, pixel_thresholds
 from sfxlab.peaks.candidates import find_tops
@@ -35,7 +36,6 @@ _GAIN_OF_SCATTER = 4.0
 """Median deviations that a photon gives at most, where the gain is not known; so little hides no noise."""
 _SAME = 1e-5
 """Values that differ by less, relative to the largest one, are the same."""
-_COMPILED_TYPES = "bBhHiIlLqQfd"
 _NO_MAP = np.empty(0, dtype=np.float32)
 
 
@@ -93,7 +93,7 @@ def search(frame: Frame, recipe: PeakRecipe) -> tuple[NDArray[np.float64], NDArr
     chosen = _choose(scores, lonely, least_z, recipe, len(pixels.data))
     tops, significance = tops[chosen], scores[chosen, 0]
     found = np.empty((len(tops), 7))
-    limits = frame.saturation_map.reshape(-1) if frame.saturation_map is not None else _NO_MAP
+    limits = read_only(_NO_MAP if frame.saturation_map is None else frame.saturation_map.reshape(-1))
     measure_tops(
         *pixels.first, pixels.gain, frame.detector.arrays.max_adu, limits, noise.threshold,
         recipe.min_pixels, recipe.max_pixels, recipe.local_background_radius, tops, found,
@@ -105,11 +105,10 @@ def search(frame: Frame, recipe: PeakRecipe) -> tuple[NDArray[np.float64], NDArr
 def _pixels(frame: Frame) -> _Pixels:
     detector = frame.detector
     bins, masked = _REMEMBERED.find(detector, frame.bad)
-    data = frame.data if frame.data.dtype.char in _COMPILED_TYPES else frame.data.astype(np.float64)
-    data = np.ascontiguousarray(data).reshape(-1)
+    data = np.ascontiguousarray(compiled_pixels(frame.data)).reshape(-1)
     if len(data) < LANES:
         data = np.concatenate([data, np.zeros(LANES - len(data), dtype=data.dtype)])
-    bad = np.ascontiguousarray(frame.bad).reshape(-1)
+    bad = read_only(np.ascontiguousarray(frame.bad).reshape(-1))
     gain = detector.arrays.gain(detector, frame.photon_energy)
     if data.dtype.kind == "f":
         unknown = [panel.adu_per_photon is None and panel.adu_per_ev is None for panel in detector.panels]

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from sfxlab.errors import RunError
 from sfxlab.frames import Frame
+from sfxlab.frames.pixel_types import compiled_pixels, read_only
 from sfxlab.whole_files import written_whole
 
 _PROCESS = uuid.uuid4().hex[:12]
-_COMPILED_TYPES = "bBhHiIlLqQfd"
 
 
 class MaximumProjection:
@@ -38,8 +38,8 @@ class MaximumProjection:
         if self._values is None:
             self._values = np.full(frame.data.shape, np.nan, dtype=np.float32)
         if frame.data.shape == self._values.shape:
-            data = frame.data if frame.data.dtype.char in _COMPILED_TYPES else frame.data.astype(np.float32)
-            _take_larger(self._values.reshape(-1), data.reshape(-1), frame.bad.reshape(-1))
+            pixels, bad = compiled_pixels(frame.data).reshape(-1), read_only(frame.bad.reshape(-1))
+            _take_larger(self._values.reshape(-1), pixels, bad)
 
     def save(self, run_path: Path) -> None:
         """Add it to this thread's file in the run. Raises `RunError`."""

@@ -40,6 +40,7 @@ COMMANDS = (
     "export",
     "import",
     "report",
+    "compile",
     "doctor",
     "estimate",
     "lab",

@@ -99,7 +99,6 @@ def plain_peakfinder8(frame, recipe):
         (np.int32, {"min_res": 60, "max_res": 200}),
         (np.float16, {}),
         (np.float32, {"min_pix_count": 4, "local_bg_radius": 6}),
-        (np.float64, {"min_snr": 8}),
     ],
 )
 def test_kernels_and_plain_numpy_find_the_same(detector, dtype, changes):
