@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-# One more than there are cores: many tests wait for servers.
-TESTERS ?= $(shell expr $$(nproc) + 1)
+# Many tests wait for servers, jobs and pages.
+TESTERS ?= $(shell expr 2 \* $$(nproc))
 
-.PHONY: help demo test check lab notebooks lock system-deps clean
+.PHONY: help demo test test-images check lab notebooks lock system-deps clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -29,8 +29,11 @@ demo: $(BIN)/.compiled ## simulate, process and merge a data set with known trut
 	$(BIN)/python -m sfxlab.demo $(DEMO)
 
 test: check $(BIN)/.compiled ## lint, types, import contract, tests and notebooks
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
-	$(BIN)/python -m pytest -n auto --dist loadfile --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder \
+	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+
+test-images: $(BIN)/.installed ## build the container images with podman and run them; takes minutes and a network
+	$(BIN)/python -m pytest -m images tests/images
 
 check: $(BIN)/.installed ## lint, types, import contract
 	$(BIN)/ruff check .

@@ -16,6 +16,20 @@ import pytest
 
 from sfxlab.geometry import Detector, Panel
 
+_BEGIN_WITH = ("hub_config", "hub", "notebooks", "browser", "faults", "cluster", "images")
+"""Folders whose tests wait for servers, jobs and pages: the others keep the processors busy meanwhile."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long waits come first, so that none is left alone at the end."""
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(tests.parent).parts[:2][-1 if item.path.is_relative_to(tests) else 0]
+        return _BEGIN_WITH.index(folder) if folder in _BEGIN_WITH else len(_BEGIN_WITH)
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

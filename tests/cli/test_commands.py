@@ -66,7 +66,7 @@ def test_every_command_explains_itself_with_an_example(sfxlab: Sfxlab, command: 
     assert result.exit_code == 0
     lines = [line.strip() for line in result.stdout.splitlines()]
     assert lines.count("Example:") + lines.count("Examples:") == 1
-    assert any(line.startswith(f"sfxlab {command} ") for line in lines)
+    assert any(f"{line} ".startswith(f"sfxlab {command} ") for line in lines)
     assert "\b" not in result.stdout
 
 
