@@ -81,7 +81,9 @@ class LabServer:
             accounts = _ACCOUNTS.format(people=json.dumps(self.people))
             (folder / "config" / "jupyter_server_config.py").write_text(accounts, encoding="utf-8")
         settings = folder / "settings"
-        settings.mkdir()
+        (settings / "overrides.d").mkdir(parents=True)
+        installed = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.d/sfxlab.json"
+        shutil.copy(installed, settings / "overrides.d")
         (settings / "overrides.json").write_text(
             json.dumps(
                 {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}

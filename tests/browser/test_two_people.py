@@ -337,3 +337,10 @@ def test_two_people_on_one_notebook_share_a_kernel_and_are_known_apart(lab: Any,
     assert ben.get(who) == ["anna via group", "ben via group"]
     ben.goes_to(2)
     anna.shows(2)
+    lab.restart_kernel(anna.page)
+    anna.shows(2)
+    anna.goes_to(7)
+    anna.shows(7)
+    ben.shows(7)
+    ben.goes_to(5)
+    anna.shows(5)
