@@ -139,7 +139,7 @@ def _show(found: RefinedGeometry, output: Path, html_path: Path | None) -> None:
         "tilt": f"about x {r.tilt[0]:+.3f} ± {r.tilt_error[0]:.3f}°, y {r.tilt[1]:+.3f} ± {r.tilt_error[1]:.3f}°",
     }
     if r.held:
-        facts["too few peaks to move alone"] = ", ".join(r.held)
+        facts["not determined"] = f"{', '.join(r.held)}: too few peaks; each stays where the others take it"
     if not r.settled:
         facts["not settled"] = f"panels still moved after {r.n_passes} passes; refine again with the new geometry"
     facts["geometry"] = str(output)
@@ -154,7 +154,8 @@ def _show_panels(r: DetectorRefinement) -> None:
         return
     rows = [
         (
-            p.name, *(f"{v:+.2f} ± {e:.2f}" for v, e in zip(p.shift, p.shift_error, strict=True)),
+            f"{p.name}, not determined" if p.name in r.held else p.name,
+            *(f"{v:+.2f} ± {e:.2f}" for v, e in zip(p.shift, p.shift_error, strict=True)),
             *(f"{v:+.3f} ± {e:.3f}" for v, e in zip(p.rotation, p.rotation_error, strict=True)), p.n_peaks,
             fixed(p.median_before, 2), fixed(p.median_after, 2),
         )

@@ -137,10 +137,10 @@ def _vector(v: NDArray[np.float64]) -> Vector:
     return float(v[0]), float(v[1]), float(v[2])
 
 
-def largest_shift(detector: Detector, moves: NDArray[np.float64]) -> float:
-    """How far a corner of a panel goes at most, pixels."""
-    corners = [panel_corners(d) for d in (detector, moved(detector, moves))]
-    return float(np.linalg.norm(corners[1] - corners[0], axis=2).max()) / detector.panels[0].pixel_size
+def shifts_of(detector: Detector, moves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far the corners of each panel go at most, pixels, (n,)."""
+    before, after = (panel_corners(d) for d in (detector, moved(detector, moves)))
+    return np.asarray(np.linalg.norm(after - before, axis=2).max(axis=1) / detector.panels[0].pixel_size)
 
 
 def panel_corners(detector: Detector) -> NDArray[np.float64]:

@@ -69,16 +69,16 @@ def add_crystal(
     strains: NDArray[np.float64],
     strain_now: NDArray[np.float64],
     strain_deviation: float,
-    pixel: float,
+    pixel: NDArray[np.float64],
     excitation: float,
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> None:
     """Add one crystal's pairs to the reduced normal equations of moves of panels, (6 n, 6 n) and (6 n,).
 
-    Γ − CᵀN⁻¹C and Dᵀ W r − CᵀN⁻¹g of METHODS.md section 9.2, with Huber weights for standard deviations `pixel` and
-    `excitation` (1/Å). The cell is restrained: `strain_now` (n_strains,) are its amplitudes of strain away from the
-    target cell, with standard deviation `strain_deviation`.
+    Γ − CᵀN⁻¹C and Dᵀ W r − CᵀN⁻¹g of METHODS.md section 9.2, with Huber weights for standard deviations `pixel`
+    (panels,) and `excitation` (1/Å). The cell is restrained: `strain_now` (n_strains,) are its amplitudes of strain
+    away from the target cell, with standard deviation `strain_deviation`.
 
     A node's excitation error ε is part of its q, and so of ∂ε by a strain: Ŝ·Gq would be correlated with ε, and least
     squares would find too large a distance with too large cells. The strain is taken where the node would be on the
@@ -104,7 +104,9 @@ def add_crystal(
             n_touched += 1
     inner, gradient, mixed = np.zeros((m, m)), np.zeros(m), np.zeros((m, 6 * n_touched))
     for i in range(len(hkl)):
-        in_pixels = min(1.0, HUBER * pixel / max(math.hypot(r[i, 0], r[i, 1]) / math.sqrt(2.0), 1e-12)) / pixel**2
+        deviation = pixel[panel[i]]
+        size = math.hypot(r[i, 0], r[i, 1]) / math.sqrt(2.0)
+        in_pixels = min(1.0, HUBER * deviation / max(size, 1e-12)) / deviation**2
         in_excitation = min(1.0, HUBER * excitation / max(abs(r[i, 2]), 1e-12)) / excitation**2
         first, column = 6 * panel[i], 6 * slot[panel[i]]
         for c in range(3):

@@ -20,21 +20,23 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from sfxlab.crystal import UnitCell
-from sfxlab.detector_refinement.bodies import Body, Level, bodies_of, centres_of, largest_shift, moved, panel_moves
+from sfxlab.detector_refinement.bodies import Body, Level, bodies_of, centres_of, moved, panel_moves, shifts_of
 from sfxlab.detector_refinement.stills import Part
-from sfxlab.detector_refinement.sums import Pass, Sums, added, sums_of
+from sfxlab.detector_refinement.sums import FIRST_DISTANCE, Pass, Sums, added, sums_of
 from sfxlab.errors import RunError
 from sfxlab.geometry import Detector
 
-SETTLED = 0.01
-"""Pixels: once no corner of a panel goes further, the refinement has ended."""
+SETTLED, _SETTLED_ERROR = 0.02, 0.2
+"""Pixels, and standard errors: once no corner of a panel that is seen goes further, the refinement has ended."""
 MAX_PASSES = 20
-MIN_PAIRS = 20
+MIN_PAIRS = 10
 """Groups and panels with fewer peaks have no moves of their own."""
-FIRST_DISTANCE, LEAST_DISTANCE = 8.0, 1.5
-"""Peaks further than this from their prediction are not used, pixels: at first, and in the end."""
-_WIDE = 4.0
-"""Later: so many standard deviations."""
+LEAST_DISTANCE = 1.5
+"""Peaks nearer than this to their prediction are always used, pixels."""
+_WIDE, _TAIL, _TAIL_REACH = 4.0, 0.95, 1.5
+"""So are those nearer than so many medians of their panel, or so many times what this share of distances is below."""
+_PANEL_PRIOR = 10
+"""How many peaks the scatter of all weighs as much as, in that of a panel."""
 _BAD_CRYSTAL = 3.0
 """Crystals whose median distance is so many times that of all are left out."""
 _RAYLEIGH_MEDIAN = 1.1774
@@ -133,36 +135,51 @@ def refine_detector(
     def summed(placed: Detector, settings: Pass) -> Sums:
         return added(gather(sums_of, parts, placed, settings), len(placed.panels))
 
-    first = Pass(cell, cell_deviation, FIRST_DISTANCE)
+    n_panels, pixel_size = len(detector.panels), detector.panels[0].pixel_size
+    first = Pass(cell, cell_deviation, np.full(n_panels, FIRST_DISTANCE), np.ones(n_panels))
     sums = before = summed(detector, first)
     _check(sums)
     bodies = bodies_of(detector, groups, level, out_of_plane=out_of_plane)
-    bodies, held = _well_seen(bodies, sums)
+    bodies, held = _well_seen(bodies, sums.n_pairs)
     expected = np.concatenate([body.expected for body in bodies])
     total, placed, settled, n_passes = np.zeros(6 * len(bodies)), detector, False, 0
     while not settled and n_passes < MAX_PASSES:
         n_passes += 1
-        pixel = max(sums.median_distance / _RAYLEIGH_MEDIAN, 0.02)
         matrix = panel_moves(bodies, centres_of(placed)) * expected
-        step, _ = _solved(matrix, sums, total / np.where(expected > 0, expected, 1.0))
+        step, covariance = _solved(matrix, sums, total / np.where(expected > 0, expected, 1.0))
         moves = (matrix @ step).reshape(-1, 6)
         total += step * expected
-        shift = largest_shift(placed, moves)
-        settled = shift < SETTLED
+        seen = _seen(sums)
+        unturned = _without_rotation(centres_of(placed), seen)
+        shift = shifts_of(placed, (unturned @ moves.ravel()).reshape(-1, 6))[seen]
+        errors = np.sqrt(_variances(unturned @ matrix, covariance)[seen, :3].max(axis=1)) / pixel_size
+        settled = bool(np.all(shift < np.maximum(SETTLED, _SETTLED_ERROR * errors)))
         placed = moved(placed, moves)
         if progress is not None:
-            progress(n_passes, shift)
-        distance = float(np.clip(_WIDE * pixel * _RAYLEIGH_MEDIAN, LEAST_DISTANCE, FIRST_DISTANCE))
+            progress(n_passes, float(shift.max()))
         limit = _BAD_CRYSTAL * max(sums.median_distance, 0.1)
-        sums = summed(placed, Pass(cell, cell_deviation, distance, limit, pixel))
+        sums = summed(placed, Pass(cell, cell_deviation, *_distances(sums), limit))
         _check(sums)
-    placed = _unturned(detector, placed)
+    placed = _unturned(detector, placed, _seen(sums))
     matrix = panel_moves(bodies, centres_of(placed)) * expected
     _, covariance = _solved(matrix, sums, np.zeros_like(total))
     after = summed(placed, first)
     return _refinement(
         detector, placed, bodies, total, matrix, covariance, expected, before, after, n_passes, settled, held
     )
+
+
+def _distances(sums: Sums) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Within what distance peaks count in the next pass, and the standard deviation of their positions, by panel, px.
+
+    A panel that is further off than others, or whose peaks are wrong, scatters more: its peaks stay in reach and weigh
+    less. The tail of all distances keeps the reach from shrinking by what it leaves out.
+    """
+    own, n = np.nan_to_num(sums.median_distances), sums.n_pairs
+    median = np.sqrt((n * own**2 + _PANEL_PRIOR * sums.median_distance**2) / (n + _PANEL_PRIOR))
+    pixel = np.maximum(median / _RAYLEIGH_MEDIAN, 0.02)
+    reach = np.maximum(_WIDE * median, _TAIL_REACH * sums.distance_of(_TAIL))
+    return np.clip(reach, LEAST_DISTANCE, FIRST_DISTANCE), pixel
 
 
 def here(function: Callable[..., T], parts: Sequence[Part], *arguments: object) -> Iterator[T]:
@@ -179,11 +196,11 @@ def _check(sums: Sums) -> None:
         )  # fmt: skip
 
 
-def _well_seen(bodies: Sequence[Body], sums: Sums) -> tuple[list[Body], tuple[str, ...]]:
-    """The bodies with enough peaks, and the names of the others."""
-    enough = [body.level == "detector" or sums.n_pairs[body.panels].sum() >= MIN_PAIRS for body in bodies]
-    held = tuple(body.name for body, seen in zip(bodies, enough, strict=True) if not seen)
-    return [body for body, seen in zip(bodies, enough, strict=True) if seen], held
+def _well_seen(bodies: Sequence[Body], n_pairs: NDArray[np.int64]) -> tuple[list[Body], list[Body]]:
+    """The bodies with enough peaks, and the others."""
+    enough = [body.level == "detector" or n_pairs[body.panels].sum() >= MIN_PAIRS for body in bodies]
+    seen, held = ([b for b, s in zip(bodies, enough, strict=True) if s == wanted] for wanted in (True, False))
+    return seen, held
 
 
 def _solved(
@@ -198,14 +215,29 @@ def _solved(
     return np.asarray(-covariance @ (matrix.T @ sums.right + total)), covariance
 
 
+def _seen(sums: Sums) -> NDArray[np.bool_]:
+    """The panels with enough peaks, or with most where none has, (n,)."""
+    return np.asarray(sums.n_pairs >= min(MIN_PAIRS, sums.n_pairs.max()))
+
+
+def _variances(matrix: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the moves of panels that `matrix` makes of those of bodies, (n, 6)."""
+    return np.asarray(np.maximum(((matrix @ covariance) * matrix).sum(axis=1), 0.0).reshape(-1, 6))
+
+
 def _refinement(
     before: Detector, after: Detector, bodies: Sequence[Body], total: NDArray[np.float64],
     matrix: NDArray[np.float64], covariance: NDArray[np.float64], expected: NDArray[np.float64], sums_before: Sums,
-    sums_after: Sums, n_passes: int, settled: bool, held: tuple[str, ...],
+    sums_after: Sums, n_passes: int, settled: bool, held: Sequence[Body],
 ) -> DetectorRefinement:  # fmt: skip
     units = np.array([1 / before.panels[0].pixel_size] * 3 + [float(np.degrees(1.0))] * 3)
-    known = _without_rotation(centres_of(after)) @ matrix
-    errors = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", known, covariance, known), 0.0)).reshape(-1, 6) * units
+    known = _without_rotation(centres_of(after), _seen(sums_after)) @ matrix
+    variances = _variances(known, covariance)
+    if held:
+        # Of these no more is known than was before.
+        unknown = panel_moves(held, centres_of(after)) * np.concatenate([body.expected for body in held])
+        variances += (unknown**2).sum(axis=1).reshape(-1, 6)
+    errors = np.sqrt(variances) * units
     mean = known.reshape(len(errors), 6, -1)[:, :3].mean(axis=0)
     shift = (centres_of(after) - centres_of(before)).mean(axis=0) * units[:3]
     shift_error = np.sqrt(np.einsum("ij,jk,ik->i", mean, covariance, mean)) * units[:3]
@@ -213,7 +245,7 @@ def _refinement(
     panels = _panel_moves(before, after, errors, sums_before, sums_after)
     return DetectorRefinement(
         before, after, panels, shift, shift_error, total[3:5] * units[3:5], tilt_error, sums_before, sums_after,
-        n_passes, settled, held,
+        n_passes, settled, tuple(body.name for body in held),
     )  # fmt: skip
 
 
@@ -242,20 +274,22 @@ def _panel_moves(
     )  # fmt: skip
 
 
-def _without_rotation(centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix that takes the common rotation about the beam out of moves of panels, (6 n, 6 n)."""
+def _without_rotation(centres: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The matrix that takes the common rotation of panels `seen` about the beam out of moves of panels, (6 n, 6 n)."""
     n = len(centres)
     around = np.zeros((n, 6))
     around[:, 0], around[:, 1] = -centres[:, 1], centres[:, 0]
-    found = around / max(float((around**2).sum()), 1e-300)
+    found = around * seen[:, None]
+    found /= max(float((found**2).sum()), 1e-300)
     around[:, 5] = 1.0
     return np.asarray(np.eye(6 * n) - np.outer(around.ravel(), found.ravel()))
 
 
-def _unturned(before: Detector, after: Detector) -> Detector:
-    """The second detector without its rotation as a whole about the beam against the first one."""
+def _unturned(before: Detector, after: Detector, seen: NDArray[np.bool_]) -> Detector:
+    """The second detector without the rotation of the panels that are `seen` about the beam against the first one."""
     a, b = centres_of(before), centres_of(after)
-    turn = float(np.arctan2((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum(), (a[:, :2] * b[:, :2]).sum()))
+    x, y, u, v = a[seen, 0], a[seen, 1], b[seen, 0], b[seen, 1]
+    turn = float(np.arctan2((x * v - y * u).sum(), (x * u + y * v).sum()))
     back = Rotation.from_rotvec([0.0, 0.0, -turn]).as_matrix()
     moves = np.zeros((len(a), 6))
     moves[:, :3], moves[:, 5] = b @ back.T - b, -turn

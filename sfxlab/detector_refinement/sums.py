@@ -23,6 +23,8 @@ BINS, BIN = 500, 0.02
 """Of the histogram of distances: number and width, pixels."""
 SPARE_PAIRS = 5
 """Pairs that a crystal needs more than it has parameters."""
+FIRST_DISTANCE = 8.0
+"""Peaks further than this from their prediction are never used, pixels."""
 _CYCLES = 8
 
 
@@ -34,12 +36,12 @@ class Pass:
     """What cells are restrained to; None for each crystal's own."""
     cell_deviation: float
     """Relative standard deviation of cells about it; 0 where all have exactly this cell."""
-    pairing_distance: float
-    """Peaks further than this from their prediction are not used, pixels."""
+    pairing_distance: NDArray[np.float64]
+    """Peaks further than this from their prediction are not used, pixels, by panel."""
+    pixel: NDArray[np.float64]
+    """Standard deviation of the positions of peaks, pixels, by panel."""
     largest_median: float = np.inf
     """Crystals whose median distance is larger are left out, pixels."""
-    pixel: float = 1.0
-    """Standard deviation of the positions of peaks, pixels."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,26 @@ class Sums:
     @property
     def median_distance(self) -> float:
         """Median distance between peaks and predictions, pixels; NaN where there are none."""
-        return float(_medians(self.distances.sum(axis=0)[None])[0])
+        return self.distance_of(0.5)
+
+    def distance_of(self, share: float) -> float:
+        """What this share of the distances between peaks and predictions is below, pixels; NaN where there are none."""
+        return float(_quantiles(self.distances.sum(axis=0)[None], share)[0])
 
     @property
     def median_distances(self) -> NDArray[np.float64]:
         """The same for each panel, (n,)."""
-        return _medians(self.distances)
+        return _quantiles(self.distances, 0.5)
 
 
-def _medians(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def _quantiles(counts: NDArray[np.int64], share: float) -> NDArray[np.float64]:
     total = counts.cumsum(axis=1)
-    half = 0.5 * total[:, -1]
-    at = np.argmax(total >= np.maximum(half, 0.5)[:, None], axis=1)
+    wanted = share * total[:, -1]
+    at = np.argmax(total >= np.maximum(wanted, 0.5)[:, None], axis=1)
     rows = np.arange(len(counts))
     inside = counts[rows, at]
-    share = (half - (total[rows, at] - inside)) / np.maximum(inside, 1)
-    return np.where(total[:, -1] > 0, (at + share) * BIN, np.nan)
+    within = (wanted - (total[rows, at] - inside)) / np.maximum(inside, 1)
+    return np.where(total[:, -1] > 0, (at + within) * BIN, np.nan)
 
 
 def sums_of(part: Part, detector: Detector, settings: Pass) -> Sums:
@@ -133,8 +139,15 @@ def _add(sums: Sums, still: Still, crystal: Crystal, placed: _Placed, settings: 
     deviation, shift = max(settings.cell_deviation, 1e-9), np.zeros(2)
 
     def pairs() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        return paired(q, panel, place, inverses, k, rotation @ cell_basis, shift, settings.pairing_distance)
+        return paired(q, panel, place, inverses, k, rotation @ cell_basis, shift, FIRST_DISTANCE)
 
+    def near_pairs() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        which, hkl = pairs()
+        off = residuals(hkl, panel[which], place[which], inverses, k, rotation @ cell_basis, shift)
+        near = np.hypot(off[:, 0], off[:, 1]) < settings.pairing_distance[panel[which]]
+        return which[near], hkl[near]
+
+    # The crystal is as it was found with the detector as it was, and does not fit the one of now yet.
     which, hkl = pairs()
     for _ in range(2):
         if len(which) < 3 + len(strains) + SPARE_PAIRS:
@@ -143,12 +156,13 @@ def _add(sums: Sums, still: Still, crystal: Crystal, placed: _Placed, settings: 
             hkl, panel[which], place[which], inverses, k, rotation, cell_basis, shift, 0, strains, target, amplitudes,
             deviation, _CYCLES,
         )  # fmt: skip
-        which, hkl = pairs()
+        which, hkl = near_pairs()
     if len(which) < 3 + len(strains) + SPARE_PAIRS:
         return False
     panel, place = panel[which], place[which]
     error = residuals(hkl, panel, place, inverses, k, rotation @ cell_basis, shift)
     distance = np.hypot(error[:, 0], error[:, 1])
+    _count(sums, panel, place, error, distance, bounds[which])
     if not np.median(distance) <= settings.largest_median:
         return False
     excitation = max(1.4826 * float(np.median(np.abs(error[:, 2]))), MIN_EXCITATION)
@@ -158,7 +172,6 @@ def _add(sums: Sums, still: Still, crystal: Crystal, placed: _Placed, settings: 
         amplitudes @ ((strain + strain.T) / 2 - np.eye(3)).ravel(), deviation, settings.pixel, excitation,
         sums.normal, sums.right,
     )  # fmt: skip
-    _count(sums, panel, place, error, distance, bounds[which])
     return True
 
 

@@ -101,7 +101,8 @@ def _table(refinement: DetectorRefinement) -> str:
             "after")  # fmt: skip
     rows = [
         (
-            p.name, *(f"{v:+.3f} ± {e:.3f}" for v, e in zip(p.shift, p.shift_error, strict=True)),
+            f"{p.name}, not determined" if p.name in refinement.held else p.name,
+            *(f"{v:+.3f} ± {e:.3f}" for v, e in zip(p.shift, p.shift_error, strict=True)),
             *(f"{v:+.3f} ± {e:.3f}" for v, e in zip(p.rotation, p.rotation_error, strict=True)), f"{p.n_peaks:,}",
             f"{p.median_before:.2f}", f"{p.median_after:.2f}",
         )

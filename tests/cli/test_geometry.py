@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfxlab.detector_refinement.bodies import centres_of
-from sfxlab.geometry import read_geometry
+from sfxlab.detector_refinement.bodies import centres_of, moved
+from sfxlab.geometry import read_geometry, write_geometry
 from sfxlab.store import Run
 
 Told = Callable[..., Any]
@@ -31,6 +31,33 @@ def test_a_new_geometry_is_written_with_a_page_of_pictures(
     assert np.abs(centres_of(placed) - centres_of(before))[:, :2].max() < 0.3 * before.panels[0].pixel_size
     assert "Observed − predicted, before" in page.read_text()
     assert "Observed − predicted, after" in page.read_text()
+
+
+def test_frames_of_displaced_panels_are_indexed_again_with_the_refined_geometry(
+    told: Told, example: Path, tmp_path: Path
+) -> None:
+    true, rng = Run(example / "run"), np.random.default_rng(1)
+    detector, moves = true.detector(), np.zeros((len(true.detector().panels), 6))
+    moves[:, :2] = rng.uniform(-3, 3, moves[:, :2].shape) * detector.panels[0].pixel_size
+    moves[:, 2] = 0.005 * detector.camera_length
+    moves[:, 5] = np.radians(rng.uniform(-0.5, 0.5, len(moves)))
+    wrong, refined = tmp_path / "wrong.geom", tmp_path / "refined.geom"
+    geometry = read_geometry(example / "frames.geom")
+    write_geometry(geometry.with_detector(moved(detector, moves), float(geometry.camera_length.value)), wrong)
+
+    def indexed(name: str, geometry: Path) -> int:
+        told(
+            "process", example / "frames.cxi", "-g", geometry, "-p", example / "frames.cell", "-o", tmp_path / name,
+            "--workers", 0,
+        )  # fmt: skip
+        return Run(tmp_path / name).counts.indexed
+
+    before = indexed("wrong", wrong)
+    values = told("geometry", tmp_path / "wrong", "-o", refined, "--workers", 0)
+    after = indexed("refined", refined)
+    assert before < after <= true.counts.indexed
+    assert after >= true.counts.indexed - 1
+    assert values["median_after"] < 0.5 * values["median_before"]
 
 
 def test_nothing_is_overwritten(refused: Refused, example: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_sums_are_the_whole_normal_equations_with_the_crystal_eliminated(
     basis, hkl, panel, place = pairs_of(four_panels, make_stills)
     rotation, cell_basis = basis @ np.linalg.inv(cell.reciprocal_basis), cell.reciprocal_basis
     inverses, centres, strains = panel_inverses(four_panels), centres_of(four_panels), allowed_strains(cell, np.eye(3))
-    now, deviation, pixel, excitation = np.array([0.002, -0.001]), 0.01, 0.2, 4e-4
+    now, deviation, pixel, excitation = np.array([0.002, -0.001]), 0.01, np.array([0.2, 0.3, 0.25, 0.4]), 4e-4
     normal, right = np.zeros((24, 24)), np.zeros(24)
     add_crystal(
         hkl, panel, place, inverses, centres, K, rotation, cell_basis, strains, now, deviation, pixel, excitation,
@@ -53,7 +53,8 @@ def test_sums_are_the_whole_normal_equations_with_the_crystal_eliminated(
     )  # fmt: skip
     r = residuals(hkl, panel, place, inverses, K, basis, np.zeros(2))
     weights = np.empty_like(r)
-    weights[:, :2] = np.minimum(1, HUBER * pixel / np.hypot(r[:, 0], r[:, 1]) * np.sqrt(2))[:, None] / pixel**2
+    own = pixel[panel]
+    weights[:, :2] = (np.minimum(1, HUBER * own / np.hypot(r[:, 0], r[:, 1]) * np.sqrt(2)) / own**2)[:, None]
     weights[:, 2] = np.minimum(1, HUBER * excitation / np.abs(r[:, 2])) / excitation**2
     jacobian = np.zeros((len(hkl), 3, 24 + 5))
     moves = panel_gradients(hkl, panel, inverses, centres, K, basis)

@@ -11,9 +11,10 @@ from sfxlab.detector_refinement import Still, refine_detector
 from sfxlab.detector_refinement.bodies import centres_of, moved
 from sfxlab.detector_refinement.refine import moves_between
 from sfxlab.detector_refinement.run import on_workers
-from sfxlab.detector_refinement.stills import Given
+from sfxlab.detector_refinement.stills import Given, reindexed
 from sfxlab.errors import RunError
 from sfxlab.geometry import Detector
+from sfxlab.recipe import Recipe
 
 
 def displaced(detector: Detector, seed: int = 2, distance: float = 0.003) -> Detector:
@@ -94,6 +95,41 @@ def test_a_panel_without_peaks_stays_in_its_place(flat_panels: Detector, make_st
     assert found.panels[3].n_peaks == 0
     assert np.isnan(found.panels[3].median_after)
     assert np.abs(moves_between(flat_panels, found.detector)[3, [0, 1, 5]]).max() < 0.5
+    # Nobody knows better where it is than before.
+    assert found.panels[3].shift_error[:2].min() > 2 > 0.2 > found.panels[2].shift_error[:2].max()
+
+
+def test_a_panel_with_few_peaks_that_is_further_off_than_all_others_comes_back(
+    flat_panels: Detector, make_stills, cell: UnitCell
+) -> None:
+    stills = make_stills(flat_panels, 20)
+    seldom = []
+    for s in stills:
+        kept = s.peaks.panel != 3
+        kept[np.flatnonzero(~kept)[:1]] = True
+        seldom.append(Still(s.peaks[kept], s.photon_energy, s.crystals))
+    moves = np.zeros((4, 6))
+    moves[3, :2] = 4e-4, 4e-4  # away from the beam; nothing of it is a rotation about it
+    found = refine_detector(parts_of(tuple(seldom)), moved(flat_panels, moves), cell=cell)
+    assert found.held == ()
+    left = moves_between(flat_panels, found.detector)[3] - moves_between(flat_panels, found.detector)[:3].mean(axis=0)
+    assert np.abs(left[:2] / found.panels[3].shift_error[:2]).max() < 4
+    assert np.abs(left[:2]).max() < 0.5
+
+
+def test_few_crystals_with_few_peaks_are_not_lost_while_panels_move(
+    four_panels: Detector, make_stills, cell: UnitCell
+) -> None:
+    stills = tuple(Still(s.peaks[::4], s.photon_energy, s.crystals) for s in make_stills(four_panels, 15))
+    start = displaced(four_panels)
+    turned = tuple(
+        Still(s.peaks, s.photon_energy, reindexed(Given((s,)), start, Recipe().with_cell(cell)).crystals[0])
+        for s in stills
+    )
+    found = refine_detector(parts_of(turned), start, cell=cell)
+    assert found.settled
+    assert found.n_crystals >= sum(len(s.crystals) for s in turned) - 1
+    assert found.sums_after.median_distance < 0.4 < found.sums_before.median_distance
 
 
 def test_a_single_panel_is_the_whole_detector(four_panels: Detector, make_stills, cell: UnitCell) -> None:
