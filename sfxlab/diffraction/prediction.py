@@ -106,7 +106,8 @@ def _indices(
     hkl = np.empty_like(permuted)
     hkl[:, order] = permuted
     hkl = hkl[crystal.cell.allows(hkl)]
-    return np.asarray(hkl[np.lexsort((hkl[:, 2], hkl[:, 1], hkl[:, 0]))])
+    span = 2 * int(np.abs(hkl).max(initial=0)) + 1
+    return np.asarray(hkl[np.argsort((hkl[:, 0] * span + hkl[:, 1]) * span + hkl[:, 2])])
 
 
 def detector_reach(detector: Detector, photon_energy: float) -> float:

@@ -40,12 +40,21 @@ def cut_boxes(
     side = 2 * reach + 1
     boxes = np.full((len(fs), side, side), np.nan, dtype=np.float32)
     saturated = np.zeros(len(fs), dtype=np.bool_)
+    ends = np.empty(1)
     for n in range(len(fs)):
         row0, row1, column0, column1 = bounds[panel[n]]
         top, left = math.floor(ss[n]) - reach, math.floor(fs[n]) - reach
         limit = max_adu[panel[n]]
-        for i in range(max(top, row0), min(top + side, row1)):
-            for j in range(max(left, column0), min(left + side, column1)):
+        row0, row1 = max(top, row0), min(top + side, row1)
+        column0, column1 = max(left, column0), min(left + side, column1)
+        if column0 >= column1:
+            continue
+        # Rows of a frame are far apart in memory. Asked for together they come at once, one by one each is waited for.
+        ends[0] = 0.0
+        for i in range(row0, row1):
+            ends[0] += float(data[i, column0]) + float(data[i, column1 - 1]) + bad[i, column0] + bad[i, column1 - 1]
+        for i in range(row0, row1):
+            for j in range(column0, column1):
                 if bad[i, j] != 0:
                     continue
                 value = float(data[i, j])
