@@ -23,6 +23,7 @@ _COLUMNS = (
 )  # fmt: skip
 # Numbers of batches are kept as single-precision floating-point numbers.
 _MOST_BATCHES = 1 << 24
+_MOST_STRAIN = 0.05
 
 
 def write_unmerged_mtz(
@@ -39,11 +40,13 @@ def write_unmerged_mtz(
 
     Columns besides indices, M/ISYM and BATCH: I and SIGI as integrated, neither scaled nor corrected for polarisation;
     PARTIALITY; EWALD_OFFSET (1/Å); LAMBDA (Å); XDET and YDET, where the spot is across the beam (mm). Each batch has
-    the cell of its crystal, and its title is the frame; that of the file is `cell` or the median over the crystals.
+    the cell of its crystal, and its title is the frame; that of the file is `cell` or the median over the crystals,
+    with the symmetry of the space group.
     Saturated observations, and those without an intensity, are left out. All observations are in memory meanwhile.
 
-    `detector_at` gives the detector at a camera length (metres). Raises `CellError` for an unknown space group,
-    `OutputExistsError` where the file exists and `overwrite` is false, `RunError` where there are no crystals.
+    `detector_at` gives the detector at a camera length (metres). Raises `CellError` for a space group that is unknown
+    or not that of the cell, `OutputExistsError` where the file exists and `overwrite` is false, `RunError` where there
+    are no crystals.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -74,7 +77,7 @@ def write_unmerged_mtz(
             "crystals are too few or too many for an unmerged MTZ file", found=len(parts),
             expected=f"1 to {_MOST_BATCHES - 1}", remedy="export a part of them",
         )  # fmt: skip
-    mtz.set_cell_for_all(gemmi.UnitCell(*(cell.parameters if cell else np.median(cells, axis=0))))
+    mtz.set_cell_for_all(_symmetric(cell.parameters if cell else np.median(cells, axis=0), group))
     for any_dataset in mtz.datasets:
         any_dataset.wavelength = float(np.nan_to_num(np.mean(wavelengths)))
     rows = np.concatenate(parts)
@@ -85,6 +88,28 @@ def write_unmerged_mtz(
     with written_aside(path) as aside:
         mtz.write_to_file(str(aside))
     return len(parts), len(rows)
+
+
+def _symmetric(parameters: Sequence[float] | NDArray[np.float64], group: gemmi.SpaceGroup) -> gemmi.UnitCell:
+    """A cell made to obey the space group exactly, as careless asks for; its metric is the mean over the operations.
+
+    Raises `CellError` where the cell is far from what the space group asks for.
+    """
+    given = gemmi.UnitCell(*parameters)
+    basis = np.array(given.orth.mat.tolist())
+    turns = np.array([operation.rot for operation in group.operations().sym_ops]) / gemmi.Op.DEN
+    metric = np.mean(turns.transpose(0, 2, 1) @ (basis.T @ basis) @ turns, axis=0)
+    lengths = np.sqrt(np.diag(metric))
+    pairs = ((1, 2), (0, 2), (0, 1))
+    angles = np.degrees(np.arccos([metric[i, j] / (lengths[i] * lengths[j]) for i, j in pairs]))
+    off = np.abs([*(lengths / given.parameters[:3] - 1), *np.radians(angles - given.parameters[3:])])
+    if off.max() > _MOST_STRAIN:
+        raise CellError(
+            f"the cell does not have the symmetry of space group {group.xhm()}",
+            found=", ".join(f"{value:.2f}" for value in given.parameters),
+            remedy="check the space group and its axes",
+        )  # fmt: skip
+    return gemmi.UnitCell(*lengths, *angles)
 
 
 def _in_asu(hkl: NDArray[np.float32], group: gemmi.SpaceGroup) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,18 @@ class Block:
         """Number of the crystal of each observation, (n,)."""
         numbers = np.arange(self.crystals.start, self.crystals.stop, dtype=np.int32)
         return np.repeat(numbers, np.diff(self.offsets))
+
+
+Scaled = tuple[Block, NDArray[np.float64], NDArray[np.float64]]
+"""Observations, by what to divide each, and its weight."""
+
+
+def passes(make: Callable[[], Iterator[Scaled]], kept: bool) -> Callable[[], Iterator[Scaled]]:
+    """What gives the same blocks again and again: from `make` each time, or from it once where they are to be kept."""
+    if not kept:
+        return make
+    held = list(make())
+    return lambda: iter(held)
 
 
 class Columns:

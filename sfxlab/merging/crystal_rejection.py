@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.merging.blocks import Block
+from sfxlab.merging.blocks import Scaled
 
 Z_LIMIT = 10.0
 """A crystal whose effect is further below the usual one, in robust standard deviations, does harm.
@@ -52,8 +52,8 @@ class CrystalEffects:
 
 
 def crystal_effects(
-    blocks: Iterable[tuple[Block, NDArray[np.float64], NDArray[np.float64]]],
-    again: Iterable[tuple[Block, NDArray[np.float64], NDArray[np.float64]]],
+    blocks: Iterable[Scaled],
+    again: Iterable[Scaled],
     half: NDArray[np.uint8],
     mean: NDArray[np.float64],
 ) -> CrystalEffects:

@@ -23,6 +23,7 @@ _LATTICE = ["lattice_type", "centring", "unique_axis"]
 # Rows x, y, z; columns a*, b*, c*.
 _BASIS = [f"{axis}star_{x}" for x in "xyz" for axis in "abc"]
 
+_AT_ONCE = 1 << 16
 _ARRAYS = ("cells", "basis", "photon_energy", "resolution_limit", "run", "frame")
 
 Lattice = tuple[str, str, str | None]
@@ -102,9 +103,13 @@ class CrystalIds(Sequence[CrystalId]):
     @cached_property
     def half(self) -> NDArray[np.uint8]:
         """The half data set of each crystal, (n,)."""
-        names = [PurePath(path).name for path in self.paths]
-        frames = zip(self.path.tolist(), self.event.to_pylist(), strict=True)
-        return np.fromiter((_half(names[path], event) for path, event in frames), dtype=np.uint8, count=len(self))
+        names, halves = [PurePath(path).name for path in self.paths], []
+        # All names of millions of crystals as Python strings would take more memory than all else about them.
+        for start in range(0, len(self), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            frames = zip(self.path[some].tolist(), self.event[some].to_pylist(), strict=True)
+            halves.append(np.fromiter((_half(names[path], event) for path, event in frames), dtype=np.uint8))
+        return np.concatenate(halves) if halves else np.zeros(0, dtype=np.uint8)
 
     def sorted_order(self) -> NDArray[np.int64]:
         """What brings them into the order of file name, event, path and number, whatever run they are of."""
@@ -207,6 +212,8 @@ def collect_crystals(runs: Sequence[ProcessedRun]) -> Crystals:
 
 def join_crystals(parts: Sequence[Crystals]) -> Crystals:
     """The crystals of one part after those of the other."""
+    if len(parts) == 1:
+        return parts[0]
     lattices = tuple(sorted({kind for part in parts for kind in part.lattices}, key=str))
     lattice = [np.array([lattices.index(k) for k in p.lattices], dtype=np.int32)[p.lattice] for p in parts]
     return Crystals(
@@ -223,7 +230,8 @@ def sort_crystals(crystals: Crystals) -> tuple[Crystals, NDArray[np.int64]]:
     Raises `MergeError` where a frame is in two runs.
     """
     order = crystals.ids.sorted_order()
-    crystals = crystals.take(order)
+    if np.any(np.diff(order) != 1):
+        crystals = crystals.take(order)
     # Crystals of one frame follow each other now.
     ids = crystals.ids
     same_event = pc.equal(ids.event.slice(1), ids.event.slice(0, max(len(ids) - 1, 0))).to_numpy(zero_copy_only=False)

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.merging.blocks import Block
+from sfxlab.merging.blocks import Scaled
 from sfxlab.merging.sums import Sums
 
 _SHELL_SIZE, _MOST_SHELLS = 200, 20
@@ -42,7 +42,7 @@ class ErrorModel:
 
 
 def fit_error_model(
-    blocks: Iterable[tuple[Block, NDArray[np.float64], NDArray[np.float64]]],
+    blocks: Iterable[Scaled],
     sums: Sums,
     resolution: NDArray[np.float64],
     inverse_variances: bool,

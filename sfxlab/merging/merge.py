@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from sfxlab.crystal import PointGroup, UnitCell, point_group_of
 from sfxlab.crystal import point_group as point_group_named
 from sfxlab.errors import CellError, MergeError
 from sfxlab.merging.ambiguity import INDICES, brought_into_line
-from sfxlab.merging.blocks import Block
+from sfxlab.merging.blocks import Scaled, passes
 from sfxlab.merging.crystals import ProcessedRun
 from sfxlab.merging.error_model import ErrorModel, fit_error_model
 from sfxlab.merging.exclusion import Excluded, without
@@ -184,8 +184,9 @@ def merge(
         scaling = without_harmful(scaling, effects) if reject_harmful else scaling
     everything = np.ones(len(observations.crystals), dtype=bool)
     selections = [everything, *crystals.values()]
-    sums = sum_observations(observations, scaling, selections)
-    deviations = absolute_deviations(_scaled(observations, scaling), sums, selections)
+    blocks = passes(lambda: _scaled(observations, scaling), kept=not observations.columns.on_disk)
+    sums = sum_observations(blocks(), observations, selections)
+    deviations = absolute_deviations(blocks(), sums, selections)
     settings = {
         "model": model, "point_group": group.name, "space_group": name, "cell": list(observations.cell.parameters),
         "polarisation": polarisation or "none", "d_min": d_min, "d_max": d_max, "min_observations": min_observations,
@@ -195,7 +196,7 @@ def merge(
         history["left_out"] = {"crystals": reduced.left_out}
     if resolved is not None:
         history["indexing_ambiguity"] = resolved
-    errors = errors_of(observations, scaling, sums[0])
+    errors = errors_of(observations, scaling, sums[0], blocks())
     history["errors"] = errors.history()
     limit = scaling.max_error if isinstance(scaling, PostRefinement) else None
     whole = merged_of(
@@ -221,12 +222,12 @@ def merge(
 
 
 def sum_observations(
-    observations: Observations, scaling: Fit | None, selections: Sequence[NDArray[np.bool_]]
+    blocks: Iterable[Scaled], observations: Observations, selections: Sequence[NDArray[np.bool_]]
 ) -> list[Sums]:
-    """Sums of the observations of each selection of crystals, (n_crystals,)."""
+    """Sums of the scaled observations of each selection of crystals, (n_crystals,)."""
     sums = [Sums.zero(len(observations.hkl)) for _ in selections]
     signs = [selection.astype(np.int8) for selection in selections]
-    for block, factor, weight in _scaled(observations, scaling):
+    for block, factor, weight in blocks:
         half = observations.half[block.crystals]
         for sign, own in zip(signs, sums, strict=True):
             own.add(block, factor, weight, half, sign[block.crystals])
@@ -250,16 +251,16 @@ def add_crystals(sums: Sums, scaling: Scaling, sign: NDArray[np.int8]) -> None:
         sums.add(block, factor, weight, scaling.observations.half[block.crystals], sign[block.crystals])
 
 
-def errors_of(observations: Observations, scaling: Fit | None, sums: Sums) -> ErrorModel:
-    """The errors of intensities that are merged from these sums over all crystals."""
+def errors_of(
+    observations: Observations, scaling: Fit | None, sums: Sums, blocks: Iterable[Scaled] | None = None
+) -> ErrorModel:
+    """The errors of intensities that are merged from these sums over all crystals; `blocks` are what was summed."""
     inflation = scaling.inflation if isinstance(scaling, PostRefinement) else None
-    blocks = _scaled(observations, scaling)
+    blocks = _scaled(observations, scaling) if blocks is None else blocks
     return fit_error_model(blocks, sums, observations.resolution, scaling is not None, inflation)
 
 
-def _scaled(
-    observations: Observations, scaling: Fit | None
-) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+def _scaled(observations: Observations, scaling: Fit | None) -> Iterator[Scaled]:
     """The observations in blocks, what to divide each by, and its weight."""
     if scaling is not None:
         yield from scaling.blocks()

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from sfxlab.errors import MergeError
+from sfxlab.merging.blocks import passes
 from sfxlab.merging.crystal_rejection import CrystalEffects, crystal_effects
 from sfxlab.merging.observations import Observations
 from sfxlab.merging.partial_fit import GEOMETRY
@@ -47,7 +48,8 @@ def fit_model(
 
 def effects_of(fit: Fit) -> CrystalEffects:
     """What each crystal does to CC1/2."""
-    return crystal_effects(fit.blocks(), fit.blocks(), fit.observations.half, fit.mean)
+    blocks = passes(fit.blocks, kept=not fit.observations.columns.on_disk)
+    return crystal_effects(blocks(), blocks(), fit.observations.half, fit.mean)
 
 
 def without_harmful(fit: Fit, effects: CrystalEffects) -> Fit:

@@ -40,6 +40,8 @@ _INDEX_BITS, _INDEX_LIMIT = 12, 2047
 _MASK = (1 << _INDEX_BITS) - 1
 # What an observation takes at most while it is sorted or scaled.
 _BYTES_PER_OBSERVATION = 160
+# Boxes of indices in which distinct ones are marked have no more places: 16 MiB.
+_LARGEST_BOX = 1 << 22
 _COLUMNS = ("frame", "crystal", "h", "k", "l", "intensity", "sigma", "saturated")
 
 
@@ -427,8 +429,22 @@ def _unique_reflections(
     if len(hkl) and np.abs(hkl).max() > _INDEX_LIMIT:
         raise MergeError("indices are beyond what is possible", found=int(np.abs(hkl).max()), expected=_INDEX_LIMIT)
     packed = _pack(hkl)
-    # Arrow finds the distinct values by hashing, many times faster than numpy by sorting.
-    encoded = pa.array(packed).dictionary_encode()
-    distinct, which = encoded.dictionary.to_numpy(), encoded.indices.to_numpy()
-    unique, place = np.unique(_pack(point_group.asu(_unpack(distinct))), return_inverse=True)
+    distinct, which = _distinct(hkl, packed)
+    unique, place = np.unique(_pack(point_group.asu(distinct)), return_inverse=True)
     return packed, _unpack(unique), place.astype(np.int32)[which]
+
+
+def _distinct(hkl: NDArray[np.int32], packed: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The distinct hkl, (m, 3), and which of them each is: marked in a box that holds all, without sorting."""
+    low = hkl.min(axis=0, initial=0)
+    size = hkl.max(axis=0, initial=0) - low + 1
+    if np.prod(size, dtype=np.float64) > _LARGEST_BOX:
+        # Arrow finds the distinct values by hashing, many times faster than numpy by sorting.
+        encoded = pa.array(packed).dictionary_encode()
+        return _unpack(encoded.dictionary.to_numpy()), encoded.indices.to_numpy()
+    h, k, l = (hkl[:, i] - low[i] for i in range(3))  # noqa: E741  the field's name for it
+    place = (h * size[1] + k) * size[2] + l
+    there = np.zeros(int(np.prod(size)), dtype=np.int32)
+    there[place] = 1
+    distinct = np.stack(np.unravel_index(np.flatnonzero(there), size), axis=1) + low
+    return distinct.astype(np.int32), (np.cumsum(there, dtype=np.int32) - 1)[place]

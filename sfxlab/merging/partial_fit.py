@@ -62,6 +62,7 @@ class PartialFit:
     def __init__(self, scaling: Scaling, node_model: NodeModel, active: NDArray[np.bool_]) -> None:
         self.node_model = NODE_MODELS.index(node_model)
         o = self.observations = scaling.observations
+        _set_least_sigma(o)
         self.half = o.half
         n = len(o.crystals)
         self.active, self.counts = active, np.diff(o.offsets)
@@ -99,13 +100,14 @@ class PartialFit:
         some = np.zeros_like(self.active)
         some[np.flatnonzero(self.active)[::step]] = True
         costs = np.zeros(len(RADII))
-        for block in self.observations.blocks(*GEOMETRY, "outlier"):
+        for block in self.observations.blocks(*GEOMETRY, "outlier", "least_sigma"):
             own = block.crystals
             for i, radius in enumerate(RADII):
                 self.parameters[:, LN_RADIUS] = np.log(radius)
                 arguments = (
-                    self.node_model, *_indices(block), block.reflection, block.intensity, block.sigma, self.s2,
-                    self.expected.mean(axis=0), *self._lattices(own), self.spreads, some[own], block.columns["outlier"],
+                    self.node_model, *_indices(block), block.reflection, block.intensity, block.columns["least_sigma"],
+                    self.s2, self.expected.mean(axis=0), *self._lattices(own), self.spreads, some[own],
+                    block.columns["outlier"],
                 )  # fmt: skip
                 costs[i] += score_crystals(*arguments)
         self.set_radius(float(np.log(RADII[int(np.argmin(costs))])))
@@ -155,10 +157,11 @@ class PartialFit:
         for block in self._blocks():
             own = block.crystals
             assess_crystals(
-                block.offsets, block.reflection, block.intensity, block.sigma, self.s2, self.mean, self.expected,
-                self.totals, block.columns["share"], block.columns["slope"], self.variances, self.parameters[own],
-                self.half[own], self.active[own], self.accepted[own], block.columns["outlier"], OUTLIER_LIMIT, sums,
-                self.misfit[own], self.correlation[own], self.reachable[own], self.effective[own],
+                block.offsets, block.reflection, block.intensity, block.columns["least_sigma"], self.s2, self.mean,
+                self.expected, self.totals, block.columns["share"], block.columns["slope"], self.variances,
+                self.parameters[own], self.half[own], self.active[own], self.accepted[own], block.columns["outlier"],
+                OUTLIER_LIMIT, sums, self.misfit[own], self.correlation[own], self.reachable[own],
+                self.effective[own],
             )  # fmt: skip
             self.observations.columns.put(block.number, "outlier", block.columns["outlier"])
             disagreeing += np.bincount(block.crystal, block.columns["outlier"], len(disagreeing))
@@ -224,8 +227,8 @@ class PartialFit:
         for block in self._blocks():
             own = block.crystals
             arguments = (
-                self.node_model, *_indices(block), block.reflection, block.intensity, block.sigma, self.s2, self.mean,
-                self.expected, self.totals, self.half[own], self.active[own], self.accepted[own],
+                self.node_model, *_indices(block), block.reflection, block.intensity, block.columns["least_sigma"],
+                self.s2, self.mean, self.expected, self.totals, self.half[own], self.active[own], self.accepted[own],
                 block.columns["outlier"], block.columns["share"], block.columns["slope"], self.variances,
                 *self._lattices(own), self.spreads, self.centre[own], self.precision, self.covariance[own], common,
             )  # fmt: skip
@@ -266,17 +269,27 @@ class PartialFit:
         self.totals[:] = 0.0
         for block in self._blocks():
             sum_partial_reflections(
-                block.offsets, block.reflection, block.intensity, block.sigma, block.columns["share"],
+                block.offsets, block.reflection, block.intensity, block.columns["least_sigma"], block.columns["share"],
                 block.columns["slope"], self.expected, self.totals, self.variances, self.half[block.crystals],
                 self.accepted[block.crystals], block.columns["outlier"],
             )  # fmt: skip
 
     def _blocks(self) -> Iterator[Block]:
-        return self.observations.blocks(*GEOMETRY, "outlier", "share", "slope")
+        return self.observations.blocks(*GEOMETRY, "outlier", "share", "slope", "least_sigma")
 
     def _lattices(self, own: slice) -> tuple[Any, ...]:
         """Rotation, wavenumber, cell, strains and parameters of some crystals, as the kernels take them."""
         return self.rotation[own], self.wavenumber[own], self.cell_basis, self.strains, self.parameters[own]
+
+
+def _set_least_sigma(o: Observations) -> None:
+    """Write the column least_sigma: sigma, but no less than is usual for the crystal at this resolution.
+
+    An intensity that came out too low, by chance or because the spot is not where it was predicted, has counted few
+    photons and claims a small error; with it, it would outweigh those that are right.
+    """
+    for block in o.blocks("typical_sigma"):
+        o.columns.put(block.number, "least_sigma", np.maximum(block.sigma, block.columns["typical_sigma"]))
 
 
 def start_fit(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.merging.blocks import Block
+from sfxlab.merging.blocks import Scaled
 from sfxlab.merging.observations import Observations
 from sfxlab.merging.partial_fit import PartialFit, start_fit
 from sfxlab.merging.partiality import NODE_MODELS, NodeModel
@@ -75,7 +75,7 @@ class PostRefinement:
     mean: NDArray[np.float64]
     """Mean intensity at the resolution of each reflection, (n_reflections,)."""
     observations: Observations
-    """What was refined; its blocks have the columns share (f p), slope and outlier now."""
+    """What was refined; its blocks have the columns share (f p), slope, least_sigma and outlier now."""
     cycles: int
     converged: bool
 
@@ -84,15 +84,16 @@ class PostRefinement:
         """Which crystals are used, (n_crystals,)."""
         return np.array([not reason for reason in self.reasons], dtype=bool)
 
-    def blocks(self) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+    def blocks(self) -> Iterator[Scaled]:
         """The observations in blocks, f p of each, by which to divide, and 1 / variance of what comes out.
 
         Weights are 0 for observations that disagree with the others, and for crystals that are not used.
         """
         noise, proportional, angular = self.variances
-        for block in self.observations.blocks("share", "slope", "outlier"):
+        for block in self.observations.blocks("share", "slope", "outlier", "least_sigma"):
             share, slope, expected = block.columns["share"], block.columns["slope"], self.expected[block.reflection]
-            variance = noise * block.sigma**2 + expected**2 * (proportional * share**2 + angular * slope**2)
+            counted = noise * block.columns["least_sigma"] ** 2
+            variance = counted + expected**2 * (proportional * share**2 + angular * slope**2)
             used = self.accepted[block.crystal] & ~block.columns["outlier"]
             yield block, share, np.where(used, share**2 / variance, 0.0)
 

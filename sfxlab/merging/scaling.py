@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.merging.blocks import Block
+from sfxlab.merging.blocks import Block, Scaled
 from sfxlab.merging.half_alignment import alignment
 from sfxlab.merging.observations import Observations
 from sfxlab.merging.resolution_means import first_means, resolution_shells, shell_means
@@ -92,7 +92,7 @@ class Scaling(CrystalScales):
     cycles: int
     converged: bool
 
-    def blocks(self) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+    def blocks(self) -> Iterator[Scaled]:
         """The observations in blocks, f of each, by which to divide, and 1 / variance of what comes out.
 
         Weights are 0 for observations that disagree with the others, and for crystals that are not used.
@@ -215,7 +215,7 @@ class _Fit:
         change = (np.log(self.scale) - before)[accepted]
         return float(np.sqrt(np.sum(change**2) / variance[accepted].sum())) if accepted.any() else 0.0
 
-    def _blocks(self) -> Iterator[tuple[Block, NDArray[np.float64], NDArray[np.float64]]]:
+    def _blocks(self) -> Iterator[Scaled]:
         """The observations in blocks, and I / f and (σ / f)² of each."""
         for block in self.observations.blocks("typical_sigma", "outlier"):
             divided = self._divided.get(block.number)

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxlab.merging.blocks import Block
+from sfxlab.merging.blocks import Block, Scaled
 from sfxlab.merging.intensities import Intensities
 
 # Weight of the variance that scaling expects against the scatter that is found, in observations.
@@ -69,7 +69,7 @@ class Sums:
 
 
 def absolute_deviations(
-    blocks: Iterable[tuple[Block, NDArray[np.float64], NDArray[np.float64]]],
+    blocks: Iterable[Scaled],
     sums: Sequence[Sums],
     selections: Sequence[NDArray[np.bool_]],
 ) -> list[NDArray[np.float64]]:

@@ -109,6 +109,29 @@ def test_batches_have_the_cell_the_wavelength_and_the_frame(
     assert np.sort(x) == pytest.approx(np.sort(np.concatenate(places)), abs=1e-3)
 
 
+def test_careless_finds_its_columns_and_a_cell_that_obeys_the_space_group(
+    results: list[FrameResult], detector: Detector, tmp_path: Path
+) -> None:
+    # A cell that was refined without symmetry.
+    skewed = CELL.with_parameters(np.array([79.2, 78.9, 38.0, 90.1, 89.95, 90.05]))
+    results = [replace(r, crystals=tuple(replace(c, cell=skewed) for c in r.crystals)) for r in results]
+    write_unmerged_mtz(tmp_path / "x.mtz", results, lambda length: detector, "P 43 21 2")
+    dataset = rs.read_mtz(str(tmp_path / "x.mtz")).reset_index()
+    first = {kind: next(key for key, dtype in dataset.dtypes.items() if dtype == kind) for kind in "BJQ"}
+    # `careless mono` takes the first columns of these types for image, intensity and error.
+    assert first == {"B": "BATCH", "J": "I", "Q": "SIGI"}
+    assert dataset["SIGI"].min() > 0
+    assert dataset.cell.is_compatible_with_spacegroup(dataset.spacegroup)
+    assert dataset.cell.parameters == pytest.approx((79.05, 79.05, 38.0, 90, 90, 90), abs=1e-3)
+    dataset.compute_dHKL(inplace=True)
+    # What its scales may depend on: `careless mono "dHKL,XDET,YDET,EWALD_OFFSET,…"`.
+    metadata = dataset[["dHKL", "XDET", "YDET", "EWALD_OFFSET", "PARTIALITY", "LAMBDA"]].to_numpy("float32")
+    assert np.isfinite(metadata).all()
+    assert metadata[:, :3].std(axis=0).min() > 0
+    with pytest.raises(CellError, match="symmetry of space group"):
+        write_unmerged_mtz(tmp_path / "y.mtz", results, lambda length: detector, "P 2 3")
+
+
 def test_what_cannot_be_written_is_said(results: list[FrameResult], detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(CellError, match="unknown space group"):
         write_unmerged_mtz(tmp_path / "x.mtz", results, lambda length: detector, "P 9")

@@ -12,6 +12,7 @@ import pytest
 
 from sfxlab.crystal import UnitCell, point_group
 from sfxlab.errors import CellError, MergeError, RunError
+from sfxlab.merging import observations
 from sfxlab.merging.observations import gather
 from sfxlab.merging.polarisation import parse_polarisation, polarisation_factors
 
@@ -44,6 +45,18 @@ def test_every_row_of_hkl_is_unique_and_was_observed(synthetic_run: MakeRun) -> 
     o = gather([synthetic_run(n_crystals=5)], point_group("422"), d_min=4.0)
     assert np.array_equal(np.unique(o.hkl, axis=0), o.hkl)
     assert np.array_equal(np.unique(o.reflection), np.arange(len(o.hkl)))
+
+
+def test_reflections_are_told_apart_the_same_way_however_far_apart_their_indices_are(
+    synthetic_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, group = synthetic_run(n_crystals=4), point_group("4/mmm")
+    marked = gather([run], group)
+    monkeypatch.setattr(observations, "_LARGEST_BOX", 0)
+    hashed = gather([run], group)
+    assert np.array_equal(marked.hkl, hashed.hkl)
+    assert np.array_equal(marked.reflection, hashed.reflection)
+    assert np.array_equal(marked.intensity, hashed.intensity)
 
 
 def test_cell_is_the_symmetrised_median_of_the_crystals(synthetic_run: MakeRun) -> None:

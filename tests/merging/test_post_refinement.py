@@ -197,6 +197,26 @@ def test_order_of_crystals_and_blocks_changes_nothing_that_counts(partial: Modul
     assert in_blocks.intensity == pytest.approx(one.intensity, rel=1e-3, abs=1e-2)
 
 
+def test_observations_that_came_out_too_low_do_not_count_more_for_the_small_error_they_claim(
+    partial: ModuleType,
+) -> None:
+    made = partial.make_run(60, seed=5)
+    table = made.reflections
+    sigma, intensity = (table.column(name).to_numpy().copy() for name in ("sigma", "intensity"))
+    low = np.random.default_rng(0).random(len(sigma)) < 0.01
+    # As where a strong spot is beside its prediction: few photons, and an error by counting that says so.
+    intensity[low], sigma[low] = 0.0, 0.2 * sigma[low]
+    for name, values in (("intensity", intensity), ("sigma", sigma)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+    fits = [post_refine(fit_scales(observations_of(run)), "sphere") for run in (made, replace(made, reflections=table))]
+    weights = [next(fit.blocks())[2] for fit in fits]
+    sigmas = fits[1].observations.column("least_sigma")
+    of_low = fits[1].observations.intensity == 0.0
+    assert of_low.any()
+    assert np.median(sigmas[of_low]) == pytest.approx(np.median(sigmas[~of_low]), rel=0.3)
+    assert weights[1][of_low].sum() < 1.5 * weights[0][of_low].sum()
+
+
 def test_a_few_crystals_are_enough_to_go_on(partial: ModuleType) -> None:
     merged = merge(partial.make_run(4), "4/mmm", "partiality", polarisation=None, min_observations=1)
     assert len(merged) > 50
