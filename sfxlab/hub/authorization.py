@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from jupyterhub.services.auth import check_scopes
+from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from jupyterhub.singleuser.extension import JupyterHubAuthorizer
 from tornado.ioloop import PeriodicCallback
 from tornado.websocket import WebSocketHandler
 
-from sfxlab.hub.roles import LOOK, RUN
+from sfxlab.hub.onlookers import KernelConnection
+from sfxlab.hub.roles import LOOK, RUN, covers
 
 _SHARED_TEXT = "collaboration"
 """How jupyter-collaboration's resource of rooms is in their address."""
@@ -30,7 +30,8 @@ class ProposalAuthorizer(JupyterHubAuthorizer):
     Jupyter Server asks with "read", "write" or "execute" at each of its routes. Websockets stay open after that, so
     they are asked about again as long as they are, and closed when their user may no longer; and what a viewer sends
     into a notebook that is edited together is dropped, because all of such a room goes over one websocket that
-    "read" opens.
+    "read" opens. Kernels' websockets are open to viewers, since pages show widgets by them; what passes there is the
+    matter of `sfxlab.hub.onlookers`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -41,13 +42,13 @@ class ProposalAuthorizer(JupyterHubAuthorizer):
     def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
         if not super().is_authorized(handler, user, action, resource):
             return False
-        if handler.request.path.removeprefix(handler.base_url).startswith(_LOOKED_AT):
-            action = "read"
         scopes = set(user.hub_user["scopes"])
-        if not _covers(scopes, LOOK if action == "read" else RUN):
+        if handler.request.path.removeprefix(handler.base_url).startswith(_LOOKED_AT) or _is_guarded(handler, scopes):
+            action = "read"
+        if not covers(scopes, LOOK if action == "read" else RUN):
             return False
         if isinstance(handler, WebSocketHandler):
-            if _SHARED_TEXT in handler.request.path and not _covers(scopes, RUN):
+            if _SHARED_TEXT in handler.request.path and not covers(scopes, RUN):
                 handler.on_message = _reading_only(handler.on_message)  # type: ignore[assignment, method-assign]
             self._follow(handler, action)
         return True
@@ -65,14 +66,18 @@ class ProposalAuthorizer(JupyterHubAuthorizer):
                 continue
             token, session = self.hub_auth.get_token(handler), self.hub_auth.get_session_id(handler)
             user = await self.hub_auth.user_for_token(token, session_id=session, sync=False)
-            if user is None or not _covers(set(user["scopes"]), LOOK if action == "read" else RUN):
+            if user is None or not covers(set(user["scopes"]), LOOK if action == "read" else RUN):
                 self.log.warning("a websocket is closed whose user may no longer %s: %s", action, handler.request.path)
                 handler.close(1008, "no longer a member")
 
 
-def _covers(scopes: set[str], wanted: str) -> bool:
-    owner, server = os.environ["JUPYTERHUB_USER"], os.environ.get("JUPYTERHUB_SERVER_NAME", "")
-    return bool(check_scopes({f"{wanted}!user={owner}", f"{wanted}!server={owner}/{server}"}, scopes))
+def _is_guarded(handler: Any, scopes: set[str]) -> bool:
+    """Whether this is a kernel's websocket that lets no more through than its user may."""
+    return (
+        isinstance(handler, KernelWebsocketHandler)
+        and issubclass(handler.kernel_websocket_connection_class, KernelConnection)
+        and not covers(scopes, RUN)
+    )
 
 
 def _reading_only(on_message: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from jupyterhub.auth import Authenticator
+from jupyterhub.utils import subdomain_hook_idna
 from traitlets.config import Config
 
 from sfxlab.hub.authentication import PolicyFile, with_policy
 from sfxlab.hub.policy import PolicyError, Proposals
 from sfxlab.hub.programs import Acceptances
 from sfxlab.hub.roles import CUSTOM_SCOPES, PLACES_SCOPES, SERVER_ROLE, TOKEN_SCOPES, USER_ROLE
-from sfxlab.hub.site import HubTable, Site, secret
+from sfxlab.hub.site import DASHBOARDS, HubTable, Site, secret
 from sfxlab.hub.spawning import proposal_spawner
 
 _STARTS_WITHIN = 150
@@ -49,7 +52,7 @@ def _configure_what_is_around(c: Config, site: Site, proposals_path: str | Path,
     """Services, and the roles that they need; the proxy reaches them at this address."""
     c.JupyterHub.load_roles = [USER_ROLE, SERVER_ROLE]
     c.JupyterHub.services = []
-    c.Spawner.environment = {}
+    c.Spawner.environment = {DASHBOARDS: site.dashboards.model_dump_json()}
     _configure_sessions(c, site, reached_at)
     _configure_places(c, site, proposals_path, reached_at)
     _configure_culling(c, site)
@@ -124,6 +127,7 @@ def _configure_servers(c: Config, site: Site, proposals_path: str | Path) -> Non
     _configure_kind_of_servers(c, site)
     c.Spawner.args = [
         "--ServerApp.authorizer_class=sfxlab.hub.authorization.ProposalAuthorizer",
+        "--ServerApp.kernel_websocket_connection_class=sfxlab.hub.onlookers.KernelConnection",
         f"--HubOAuth.cache_max_age={site.refresh}",
         "--LabApp.extension_manager=readonly",
         "--LabApp.news_url=None",
@@ -179,10 +183,18 @@ def _configure_sessions(c: Config, site: Site, reached_at: str) -> None:
             "environment": {"SFXLAB_CATALOGUE": catalogue},
         }
     )
-    # Pods of servers reach the hub's pod itself, and often nothing else of the site.
-    is_local = reached_at == "127.0.0.1"
-    address = site.hub.address.rstrip("/") if is_local else f"http://{reached_at}:{site.sessions.port}"
-    c.Spawner.environment["SFXLAB_CATALOGUE"] = f"{address}/services/sessions"
+    c.Spawner.environment["SFXLAB_CATALOGUE"] = f"{_sessions_for_servers(site, reached_at)}/services/sessions"
+
+
+def _sessions_for_servers(site: Site, reached_at: str) -> str:
+    """Where servers find the session service: pods and processes of this machine itself, others behind the proxy."""
+    if site.servers.kind in ("local", "kubernetes"):
+        return f"http://{reached_at}:{site.sessions.port}"
+    if not site.hub.domain:
+        return site.hub.public
+    domain = urlsplit(site.hub.domain)
+    host = subdomain_hook_idna("sessions", domain.hostname, kind="service")
+    return f"{domain.scheme}://{host}{f':{domain.port}' if domain.port else ''}"
 
 
 def _configure_health(
@@ -196,7 +208,10 @@ def _configure_health(
             "url": f"http://{reached_at}:{site.health.port}",
             "timeout": _STARTS_WITHIN,
             "command": [sys.executable, "-m", "sfxlab.hub.health_service", *files],
-            "environment": {"SFXLAB_LISTENS": f"{_listens_at(reached_at)}:{site.health.port}"},
+            "environment": {
+                "SFXLAB_LISTENS": f"{_listens_at(reached_at)}:{site.health.port}",
+                **{name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ},
+            },
             "oauth_no_confirm": True,
         }
     )
@@ -216,7 +231,7 @@ def _configure_places(c: Config, site: Site, proposals_path: str | Path, reached
             "timeout": _STARTS_WITHIN,
             "command": [sys.executable, "-m", "sfxlab.hub.places", str(Path(proposals_path).resolve())],
             "environment": {
-                "SFXLAB_HUB_ADDRESS": site.hub.address.rstrip("/"),
+                "SFXLAB_HUB_ADDRESS": site.hub.public,
                 "SFXLAB_HUB_STATE": str(site.hub.state),
                 "SFXLAB_LISTENS": f"{_listens_at(reached_at)}:{site.places.port}",
                 "SFXLAB_MEASURE_EVERY": str(site.places.measure_every),

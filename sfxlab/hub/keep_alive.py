@@ -15,7 +15,8 @@ from tornado.ioloop import PeriodicCallback
 
 _WRITER = re.compile(r"/writers/writer-\d{6}\.json$")
 """What the process that writes a run keeps open (`sfxlab.store.writer`)."""
-_SECONDS = 5
+_SECONDS = 5.0
+"""Between two looks at most; more often where the hub hears of a server's use more often."""
 
 
 def writes_a_run(user: int) -> bool:
@@ -45,5 +46,6 @@ def _load_jupyter_server_extension(server: Any) -> None:
         if writes_a_run(os.getuid()):
             times["sfxlab"] = datetime.now(UTC)
 
-    server.sfxlab_keep_alive = PeriodicCallback(look, _SECONDS * 1000)
+    seconds = min(_SECONDS, float(os.environ.get("JUPYTERHUB_ACTIVITY_INTERVAL") or _SECONDS))
+    server.sfxlab_keep_alive = PeriodicCallback(look, seconds * 1000)
     server.sfxlab_keep_alive.start()

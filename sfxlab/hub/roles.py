@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+from jupyterhub.services.auth import check_scopes
 
 from sfxlab.hub.policy import Role, account_of
 
@@ -54,3 +57,9 @@ def groups_of(roles: dict[str, Role]) -> list[str]:
 def roles_of(roles: dict[str, Role]) -> list[dict[str, Any]]:
     """JupyterHub's roles of somebody with these roles in proposals."""
     return [dict(USER_ROLE), *(role_of(proposal, role) for proposal, role in roles.items())]
+
+
+def covers(scopes: set[str], wanted: str) -> bool:
+    """Whether somebody with these scopes may do what is wanted (`LOOK`, `RUN`) on the server that this process is."""
+    owner, server = os.environ["JUPYTERHUB_USER"], os.environ.get("JUPYTERHUB_SERVER_NAME", "")
+    return bool(check_scopes({f"{wanted}!user={owner}", f"{wanted}!server={owner}/{server}"}, scopes))

@@ -2,7 +2,7 @@
 
 JupyterLab's settings are such a route, and all that jupyter-server-proxy hands on to ports of the machine, Dask's
 dashboards for one. Here those who may only look are held to looking, whatever route there is, and a port has to be this
-account's own.
+account's own. Which pages the site hands on at all, and to whom, `dashboards` in site.toml says.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.web import HTTPError
 
 from sfxlab.hub.loopback import listener
+from sfxlab.hub.site import DASHBOARDS, DashboardsTable
 
 _LOOKS = ("GET", "HEAD", "OPTIONS")
 _OWN_TO_EACH = ("lab/api/workspaces", "api/collaboration/session/", "logout")
@@ -31,6 +32,7 @@ def _load_jupyter_server_extension(server: Any) -> None:
     """What Jupyter Server calls when it starts."""
     prepare, prepare_proxied = JupyterHandler.prepare, ProxyHandler.prepare
     dashboards: dict[int, bool] = {}
+    table = DashboardsTable.model_validate_json(os.environ.get(DASHBOARDS, "{}"))
 
     async def asking(handler: Any, *arguments: Any, **options: Any) -> None:
         await prepare(handler, *arguments, **options)
@@ -41,27 +43,30 @@ def _load_jupyter_server_extension(server: Any) -> None:
     async def asking_proxied(handler: Any) -> None:
         await prepare_proxied(handler)
         if handler.current_user:
-            await _ask_for_port(handler, dashboards)
+            await _ask_for_port(handler, dashboards, table)
 
     # There is no other place at which all routes pass.
     JupyterHandler.prepare = asking  # type: ignore[method-assign, assignment]
     ProxyHandler.prepare = asking_proxied
 
 
-async def _ask_for_port(handler: Any, dashboards: dict[int, bool]) -> None:
-    action = "execute"
+async def _ask_for_port(handler: Any, dashboards: dict[int, bool], table: DashboardsTable) -> None:
+    who: str = table.others
     *host, port, path = handler.path_args if len(handler.path_args) > 1 else ("", "")
     if port:
         at = listener(int(port)) if not host or host[0] in _HERE else None
         if at is None or at.user != os.geteuid():
             raise HTTPError(403, f"nothing of this server listens at port {port}")
-        if handler.request.method in _LOOKS and not path.startswith(_NOT_TO_LOOK_AT):
-            if at.inode not in dashboards:
-                dashboards[at.inode] = await _is_dashboard(int(port))
-            action = "read" if dashboards[at.inode] else action
-    await _ask(
-        handler, action, "you may look at Dask's dashboards here; for other pages ask a lead to make you analyst"
-    )
+        if at.inode not in dashboards:
+            dashboards[at.inode] = await _is_dashboard(int(port))
+        if dashboards[at.inode]:
+            who = table.dask
+            if who == "members" and (handler.request.method not in _LOOKS or path.startswith(_NOT_TO_LOOK_AT)):
+                who = "analysts"
+    if who == "nobody":
+        raise HTTPError(403, "pages of programs on servers are not handed on at this site")
+    refusal = "you may not look at this page; ask a lead to make you analyst"
+    await _ask(handler, "read" if who == "members" else "execute", refusal)
 
 
 async def _ask(handler: Any, action: str, refusal: str) -> None:

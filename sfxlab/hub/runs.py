@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from sfxlab.store.writer import last_writer
-
 _DEPTH = 4
 _DIRECTORIES = 5000
 """So many are looked at below one place at most: a health page is no search engine."""
@@ -93,6 +91,8 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _seen(proposal: str, path: Path) -> RunSeen | None:
+    from sfxlab.store.writer import last_writer
+
     try:
         writer = last_writer(path)
     except OSError:
@@ -130,6 +130,9 @@ def rights_of(account: str) -> Iterator[None]:
 
 def main() -> None:
     """Answer each line of the input."""
+    # Before any change of the account; not above, since the health service would load all that processes frames.
+    import sfxlab.store.writer  # noqa: F401
+
     for line in sys.stdin:
         found: list[RunSeen] = []
         for each in json.loads(line):

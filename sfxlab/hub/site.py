@@ -13,6 +13,9 @@ from sfxlab.hub.policy import PolicyError, Size
 from sfxlab.hub.programs import Program
 from sfxlab.typed_toml import read_typed
 
+DASHBOARDS = "SFXLAB_DASHBOARDS"
+"""Environment variable of servers that holds the table `dashboards`, JSON."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +46,11 @@ class HubTable(_Table):
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key together, or neither")
         return self
+
+    @property
+    def public(self) -> str:
+        """The address of the hub's own pages."""
+        return (self.domain or self.address).rstrip("/")
 
 
 class AuthenticationTable(_Table):
@@ -142,6 +150,18 @@ class PlacesTable(_Table):
     )
 
 
+class DashboardsTable(_Table):
+    """Pages of programs on a proposal's server, which the server hands on to people who have logged in at the hub."""
+
+    dask: Literal["members", "analysts", "nobody"] = Field(
+        "members", description="Who looks at Dask's dashboards: members, viewers among them; who runs code; nobody"
+    )
+    others: Literal["analysts", "nobody"] = Field(
+        "analysts", description="Who gets to pages of other programs: who runs code; nobody"
+    )
+    runs: bool = Field(True, description="Whether the health page shows members the runs of their proposals")
+
+
 class Site(_Table):
     """The file `site.toml`."""
 
@@ -151,6 +171,7 @@ class Site(_Table):
     sessions: SessionsTable = SessionsTable()
     places: PlacesTable = PlacesTable()
     health: HealthTable = HealthTable()
+    dashboards: DashboardsTable = DashboardsTable()
     programs: dict[str, Program] = Field({}, description="Programs under terms that each user has to accept")
     refresh: int = Field(10, ge=1, le=300, description="Seconds until a changed proposals.toml holds for who is there")
 

@@ -100,8 +100,8 @@ def together(hub: Any, open_as: Callable[[str, str], Any]) -> dict[str, Any]:
     pages["anna"].locator(".jp-Notebook .jp-Cell .cm-content").nth(1).click()
     pages["anna"].wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
     pages["anna"].keyboard.press("Control+Enter")
-    for person in ("anna", "bob"):
-        pages[person].wait_for_selector(NUMBER)
+    for page in pages.values():
+        page.wait_for_selector(NUMBER)
     return pages
 
 
@@ -117,6 +117,10 @@ def _shows(page: Any, text: str) -> None:
     )
 
 
+def _has(page: Any, number: str) -> None:
+    page.wait_for_function("([place, value]) => document.querySelector(place).value === value", arg=[NUMBER, number])
+
+
 def test_two_people_see_the_same_text_and_the_same_state_of_a_widget(together: dict[str, Any]) -> None:
     anna, bob = together["anna"], together["bob"]
     _write(anna, " ice in run 7")
@@ -125,14 +129,29 @@ def test_two_people_see_the_same_text_and_the_same_state_of_a_widget(together: d
     _shows(anna, "ice in run 7, leave it out")
     anna.fill(NUMBER, "17")
     anna.press(NUMBER, "Enter")
-    same = "([place, value]) => document.querySelector(place).value === value"
-    bob.wait_for_function(same, arg=[NUMBER, "17"])
+    _has(bob, "17")
     bob.fill(NUMBER, "23")
     bob.press(NUMBER, "Enter")
-    anna.wait_for_function(same, arg=[NUMBER, "23"])
+    _has(anna, "23")
 
 
-def test_a_spectator_follows_the_text_and_changes_nothing(hub: Any, together: dict[str, Any]) -> None:
+def test_a_spectator_sees_what_a_widget_shows_and_changes_nothing(together: dict[str, Any]) -> None:
+    anna, bob, carol = together["anna"], together["bob"], together["carol"]
+    anna.fill(NUMBER, "31")
+    anna.press(NUMBER, "Enter")
+    _has(carol, "31")
+    carol.fill(NUMBER, "99")
+    carol.press(NUMBER, "Enter")
+    # What is not so is not shown for long.
+    _has(carol, "31")
+    assert {page.input_value(NUMBER) for page in (anna, bob)} == {"31"}
+    anna.fill(NUMBER, "37")
+    anna.press(NUMBER, "Enter")
+    for page in (bob, carol):
+        _has(page, "37")
+
+
+def test_a_spectator_follows_the_text_and_writes_nothing(hub: Any, together: dict[str, Any]) -> None:
     anna, carol = together["anna"], together["carol"]
     _write(anna, " and see run 8")
     _shows(carol, "and see run 8")

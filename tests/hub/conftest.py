@@ -6,17 +6,19 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 from websocket import WebSocket, create_connection
@@ -72,6 +74,8 @@ class RealHub:
     folder: Path
     suffix: str
     certificate: Path | None = None
+    domain: str = ""
+    """Of which each server and service has a subdomain of its own; empty where all are on one host."""
     tokens: dict[str, str] = field(default_factory=dict)
     sessions: dict[str, requests.Session] = field(default_factory=dict)
 
@@ -92,6 +96,12 @@ class RealHub:
     def verify(self) -> str | bool:
         """What requests have to know to trust this hub."""
         return str(self.certificate) if self.certificate else True
+
+    def url(self, path: str) -> str:
+        """Where a path of the hub is, which begins with /user/NAME or /services/NAME where it is not the hub's own."""
+        kind, name = [*path.split("/"), "", ""][1:3]
+        host = {"user": f"{name}.", "services": f"{name}--service."}.get(kind, "") if self.domain else ""
+        return self.address.replace("://", f"://{host}", 1) + path
 
     def log_in(self, person: str) -> requests.Response:
         """Log in as a browser does."""
@@ -123,7 +133,7 @@ class RealHub:
         """A request with this person's token; `path` begins behind the address."""
         headers = {"Authorization": f"token {self.token(person)}"} if person != "nobody" else {}
         return requests.request(
-            method, self.address + path, headers=headers, timeout=60, verify=self.verify,
+            method, self.url(path), headers=headers, timeout=60, verify=self.verify,
             **{"allow_redirects": False, **options},
         )  # fmt: skip
 
@@ -138,17 +148,23 @@ class RealHub:
             time.sleep(0.5)
         return answer
 
-    def connect(self, person: str, path: str) -> WebSocket:
-        """A websocket of this person's, open; raises `WebSocketBadStatusException` where it is refused."""
-        token = f"Authorization: token {self.token(person)}"
-        trusted = {"ca_certs": str(self.certificate)} if self.certificate else {}
-        address = self.address.replace("http", "ws", 1) + path
-        return create_connection(address, header=[token], timeout=30, sslopt=trusted)
+    def connect(self, person: str, path: str, **options: Any) -> WebSocket:
+        """A websocket of this person's, open; raises `WebSocketBadStatusException` where it is refused.
 
-    def run(self, person: str, owner: str, code: str) -> str:
-        """What code prints that a person runs on somebody's server."""
-        server = f"/user/{owner}"
-        kernel = self.ask(person, "POST", f"{server}/api/kernels", json={}).json()["id"]
+        `as_browser`: without a token, since the options of the websocket hold cookies.
+        """
+        header = [] if options.pop("as_browser", False) else [f"Authorization: token {self.token(person)}"]
+        trusted = {"ca_certs": str(self.certificate)} if self.certificate else {}
+        address = self.url(path).replace("http", "ws", 1)
+        return create_connection(address, header=header, timeout=30, sslopt=trusted, **options)
+
+    def start_kernel(self, person: str, owner: str) -> str:
+        """A kernel of somebody's server."""
+        return str(self.ask(person, "POST", f"/user/{owner}/api/kernels", json={}).json()["id"])
+
+    def run(self, person: str, owner: str, code: str, kernel: str = "") -> str:
+        """What code prints that a person runs on somebody's server, in a kernel of its own unless one is given."""
+        server, own = f"/user/{owner}", kernel or self.start_kernel(person, owner)
         request = {
             "header": {"msg_id": "1", "msg_type": "execute_request", "session": "1", "username": "", "version": "5.3"},
             "parent_header": {}, "metadata": {}, "channel": "shell", "buffers": [],
@@ -156,7 +172,7 @@ class RealHub:
                         "allow_stdin": False, "stop_on_error": True},
         }  # fmt: skip
         printed = ""
-        with closing(self.connect(person, f"{server}/api/kernels/{kernel}/channels")) as socket:
+        with closing(self.connect(person, f"{server}/api/kernels/{own}/channels")) as socket:
             socket.send(json.dumps(request))
             while True:
                 message = json.loads(socket.recv())
@@ -167,37 +183,44 @@ class RealHub:
                     printed += f"{content['ename']}: {content['evalue']}"
                 elif content.get("execution_state") == "idle" and message["parent_header"].get("msg_id") == "1":
                     break
-        self.ask(person, "DELETE", f"{server}/api/kernels/{kernel}")
+        if not kernel:
+            self.ask(person, "DELETE", f"{server}/api/kernels/{own}")
         return printed
 
 
 @contextmanager
 def real_hub(
-    folder: Path, proposals: str, people: list[str], accounts: list[str], site: str = "", encrypted: bool = False,
+    folder: Path, proposals: str, people: list[str], accounts: list[str], site: str = "", domain: str = "",
     environment: dict[str, str] | None = None,
 ) -> Iterator[RealHub]:  # fmt: skip
     """A hub for these people and accounts of proposals, which are made and taken away.
+
+    With a `domain` below .localhost it speaks HTTPS, and each server and service has a subdomain of its own.
 
     In `proposals` and in `site`, the further lines of site.toml, `@` stands for the suffix of names and `DATA` for
     the folder `data`.
     """
     suffix = secrets.token_hex(3)
     ports = _free_ports(6)
-    hub = RealHub(f"http{'s' if encrypted else ''}://127.0.0.1:{ports[0]}", folder, suffix)
+    local = f"http{'s' if domain else ''}://127.0.0.1:{ports[0]}"
+    hub = RealHub(f"https://{domain}:{ports[0]}" if domain else local, folder, suffix, domain=domain)
     hub.proposals.write_text(proposals.replace("@", suffix).replace("DATA", str(hub.data)))
     hub.data.mkdir(mode=0o755)
     (folder / "state").mkdir()
     for name, text in (("password", PASSWORD), ("admin", ADMIN_PASSWORD), ("token", secrets.token_hex())):
         (folder / name).write_text(text)
         (folder / name).chmod(0o600)
-    if encrypted:
-        hub.certificate = _own_certificate(folder)
+    if domain:
+        hub.certificate = _own_certificate(folder, domain)
+    # Nobody stops servers that are not used, but where a test is about that.
+    site = site if "[servers]" in site else f"{site}[servers]\nidle = 0\n"
     further = site.replace("@", suffix).replace("DATA", str(hub.data))
     known = SITE.format(
-        address=hub.address, folder=folder, suffix=suffix, sessions=ports[3], health=ports[4], places=ports[5]
+        address=local, folder=folder, suffix=suffix, sessions=ports[3], health=ports[4], places=ports[5]
     )
-    if encrypted:
-        known = known.replace("[hub]", f'[hub]\ncertificate = "{hub.certificate}"\nkey = "{folder}/tls.key"', 1)
+    if domain:
+        files = f'certificate = "{hub.certificate}"\nkey = "{folder}/tls.key"'
+        known = known.replace("[hub]", f'[hub]\ndomain = "{hub.address}"\n{files}', 1)
     (folder / "site.toml").write_text(known + further)
     text = CONFIGURATION.format(
         site=str(folder / "site.toml"), proposals=str(hub.proposals), hub=ports[1], proxy=ports[2]
@@ -209,7 +232,7 @@ def real_hub(
         for name in names:
             subprocess.run(["useradd", "--create-home", "--key", "HOME_MODE=0700", name], check=True)
             made.append(name)
-        with _running(folder, hub, environment or {}):
+        with _found(domain), _running(folder, hub, environment or {}):
             yield hub
     finally:
         for session in hub.sessions.values():
@@ -220,6 +243,25 @@ def real_hub(
         time.sleep(0.5)
         for name in made:
             subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
+
+
+@contextmanager
+def _found(domain: str) -> Iterator[None]:
+    """As in browsers: names below .localhost are this machine's, and a host's cookies do not go to hosts below it.
+
+    The first not every system's resolver knows (RFC 6761); the second Python does only when told (RFC 6265).
+    """
+    ask = socket.getaddrinfo
+    policy = DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
+
+    def answer(host: Any, *arguments: Any, **options: Any) -> Any:
+        is_ours = bool(domain) and str(host).endswith(domain)
+        return ask("127.0.0.1" if is_ours else host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", answer)
+        patch.setattr(requests.sessions, "RequestsCookieJar", partial(requests.cookies.RequestsCookieJar, policy))
+        yield
 
 
 @contextmanager
@@ -236,19 +278,25 @@ def _running(folder: Path, hub: RealHub, environment: dict[str, str]) -> Iterato
             _wait_for(hub, process, folder / "hub.log")
             yield
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            kill_hub(process.pid)
+            process.wait()
 
 
-def _own_certificate(folder: Path) -> Path:
-    """A certificate for this machine, signed by nobody else; its key is `tls.key`."""
+def kill_hub(pid: int) -> None:
+    """End a hub and what it started at once; its orderly end takes seconds."""
+    with suppress(psutil.NoSuchProcess):
+        hub = psutil.Process(pid)
+        for each in [*hub.children(recursive=True), hub]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def _own_certificate(folder: Path, domain: str) -> Path:
+    """A certificate for this machine and a domain, signed by nobody else; its key is `tls.key`."""
+    names = f"subjectAltName=IP:127.0.0.1,DNS:{domain},DNS:*.{domain}"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "tls.key", "-out", folder / "tls.pem"],
+         "-addext", names, "-keyout", folder / "tls.key", "-out", folder / "tls.pem"],
         check=True, capture_output=True,
     )  # fmt: skip
     (folder / "tls.key").chmod(0o600)
@@ -263,7 +311,7 @@ def _wait_for(hub: RealHub, process: subprocess.Popen[bytes], log: Path) -> None
                 return
         except requests.ConnectionError:
             pass
-        time.sleep(0.2)
+        time.sleep(0.5)
     raise RuntimeError(f"the hub did not start:\n{log.read_text()[-3000:]}")
 
 
@@ -321,3 +369,9 @@ def reachable() -> Callable[[Path], list[str]]:
 def free_ports() -> Callable[[int], list[int]]:
     """`free_ports(count)`: so many ports of 127.0.0.1 at which nobody listens."""
     return _free_ports
+
+
+@pytest.fixture(scope="session")
+def kill() -> Callable[[int], None]:
+    """`kill(pid)` ends a hub and what it started."""
+    return kill_hub

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1, serialize_msg_to_ws_v1
 from pycrdt import Doc, Text, YMessageType, create_sync_message, create_update_message, handle_sync_message
 from websocket import (
     ABNF,
@@ -16,6 +18,8 @@ from websocket import (
     WebSocketBadStatusException,
     WebSocketTimeoutException,
 )
+
+from sfxlab.hub.onlookers import PROTOCOL, READING
 
 PROPOSALS = """
 [proposals.one@]
@@ -138,17 +142,191 @@ def test_who_is_taken_out_is_out_with_every_token(hub: Any) -> None:
 
 
 def _kernel(hub: Any, person: str) -> str:
-    shared = f"/user/{hub.name('proposal-one')}"
-    return f"{shared}/api/kernels/{hub.ask(person, 'POST', f'{shared}/api/kernels', json={}).json()['id']}/channels"
+    shared = hub.name("proposal-one")
+    return f"/user/{shared}/api/kernels/{hub.start_kernel(person, shared)}/channels"
 
 
-def test_websockets_of_kernels_are_for_those_who_run_code(hub: Any) -> None:
+def test_kernels_of_a_proposal_are_closed_to_others(hub: Any) -> None:
     kernel = _kernel(hub, "bob")
-    for person in ("anna", "bob"):
+    for person in ("anna", "bob", "carol"):
         hub.connect(person, kernel).close()
-    for person in ("carol", "dan"):
-        with pytest.raises(WebSocketBadStatusException, match="403"):
-            hub.connect(person, kernel)
+    with pytest.raises(WebSocketBadStatusException, match="403"):
+        hub.connect("dan", kernel)
+
+
+WIDGETS = """
+import ipywidgets
+number, button = ipywidgets.IntText(42), ipywidgets.Button()
+heard = []
+number.on_msg(lambda widget, content, buffers: heard.append(content["kind"]))
+button.on_click(lambda widget: heard.append("click"))
+print(number.model_id, button.model_id)
+"""
+"""Widgets of which `heard` says what reaches them."""
+
+
+class Page:
+    """What a browser's page has of a kernel: messages in Jupyter's protocol over its websocket."""
+
+    def __init__(self, hub: Any, person: str, kernel: str, name: str = "page") -> None:
+        path = f"/user/{hub.name('proposal-one')}/api/kernels/{kernel}/channels?session_id={name}"
+        self.socket, self.name, self.sent = hub.connect(person, path, subprotocols=[PROTOCOL]), name, 0
+
+    def send(self, kind: str, content: dict[str, Any], channel: str = "shell") -> str:
+        """Send a message; its name."""
+        self.sent += 1
+        header = {
+            "msg_id": f"{self.name}-{self.sent}", "msg_type": kind, "session": self.name, "username": "", "date": "",
+            "version": "5.3",
+        }  # fmt: skip
+        parts = [json.dumps(part).encode() for part in (header, {}, {"version": "1.0.0"}, content)]
+        self.socket.send_binary(serialize_msg_to_ws_v1(parts, channel))
+        return header["msg_id"]
+
+    def hear(self, until: Callable[[Any, Any, Any], bool]) -> Any:
+        """The content of the first message with these header, parent header and content."""
+        while True:
+            _, parts = deserialize_msg_from_ws_v1(self.socket.recv())
+            header, parent, _, content = (json.loads(part) for part in parts[:4])
+            if until(header, parent, content):
+                return content
+
+    def answers(self, name: str) -> None:
+        """Wait until a message of this page is done with."""
+        self.hear(lambda _, parent, content: (
+            parent.get("msg_id") == name and content.get("execution_state") == "idle"
+        ))  # fmt: skip
+
+    def reply(self, kind: str, **content: str) -> Any:
+        """What the kernel replies to a request."""
+        asked = self.send(kind, content)
+        return self.hear(lambda header, parent, _: (
+            header["msg_type"].endswith("_reply") and parent["msg_id"] == asked
+        ))  # fmt: skip
+
+    def states(self) -> Any:
+        """The state of all widgets, as JupyterLab asks for it."""
+        control = f"control-{self.sent}"
+        self.send("comm_open", {"comm_id": control, "target_name": "jupyter.widget.control", "data": {}})
+        self.send("comm_msg", {"comm_id": control, "data": {"method": "request_states"}})
+        told = self.hear(lambda header, _, content: (
+            header["msg_type"] == "comm_msg" and content["comm_id"] == control
+        ))  # fmt: skip
+        self.send("comm_close", {"comm_id": control, "data": {}})
+        return {name: one["state"] for name, one in told["data"]["states"].items()}
+
+
+@pytest.fixture
+def page(hub: Any) -> Iterator[Callable[..., Page]]:
+    """`page(person, kernel)`, closed at the end."""
+    with ExitStack() as opened:
+
+        def open_page(person: str, kernel: str, name: str = "page") -> Page:
+            made = Page(hub, person, kernel, name)
+            opened.callback(made.socket.close)
+            return made
+
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def widgets(hub: Any) -> tuple[str, str, str]:
+    """A kernel of the shared server, and a number and a button in it."""
+    shared = hub.name("proposal-one")
+    kernel = hub.start_kernel("bob", shared)
+    number, button = hub.run("bob", shared, WIDGETS, kernel).split()
+    return kernel, number, button
+
+
+def test_viewers_see_the_state_of_widgets_and_change_none(
+    hub: Any, page: Callable[..., Page], widgets: tuple[str, str, str]
+) -> None:
+    (kernel, number, button), shared = widgets, hub.name("proposal-one")
+    carol = page("carol", kernel)
+    custom = {"method": "custom", "content": {"kind": "tag", "client": "mine"}}
+    new = {"state": {"_model_module": "@jupyter-widgets/base", "_model_name": "LayoutModel"}, "buffer_paths": []}
+    refused = [
+        ("execute_request", {"code": "number.value = 1", "silent": False}, "shell"),
+        ("execute_request", {"code": "number.value = 2", "silent": False}, "control"),
+        ("complete_request", {"code": "number.", "cursor_pos": 7}, "shell"),
+        ("inspect_request", {"code": "number", "cursor_pos": 6, "detail_level": 0}, "shell"),
+        ("history_request", {"hist_access_type": "tail", "n": 9, "raw": True, "output": False}, "shell"),
+        ("input_reply", {"value": "number.value = 3"}, "stdin"),
+        ("shutdown_request", {"restart": False}, "control"),
+        ("shutdown_request", {"restart": False}, "shell"),
+        ("interrupt_request", {}, "control"),
+        ("debug_request", {"type": "request", "command": "debugInfo", "seq": 1, "arguments": {}}, "control"),
+        ("create_subshell_request", {}, "control"),
+        ("comm_open", {"comm_id": "new", "target_name": "jupyter.widget", "data": new}, "shell"),
+        ("comm_msg", {"comm_id": number, "data": {"method": "update", "state": {"value": 4}}}, "shell"),
+        ("comm_msg", {"comm_id": number, "data": custom}, "shell"),
+        ("comm_msg", {"comm_id": number, "data": {**custom, "content": {"kind": "picture"}}}, "shell"),
+        ("comm_msg", {"comm_id": button, "data": {**custom, "content": {"event": "click"}}}, "shell"),
+    ]  # fmt: skip
+    for kind, content, channel in refused:
+        carol.answers(carol.send(kind, content, channel))
+    click = {"kind": "picture", "client": "mine", "event": "click"}
+    carol.answers(carol.send("comm_msg", {"comm_id": button, "data": {"method": "custom", "content": click}}))
+    carol.socket.send("not of this protocol")
+    carol.send("comm_open", {"comm_id": number, "target_name": "jupyter.widget.control", "data": {}})
+    carol.answers(carol.send("comm_close", {"comm_id": number, "data": {}}))
+    assert carol.reply("kernel_info_request")["status"] == "ok"
+    assert number in carol.reply("comm_info_request", target_name="jupyter.widget")["comms"]
+    assert carol.states()[number]["value"] == 42
+    assert hub.run("bob", shared, "print(number.value, heard)", kernel).strip() == "42 []"
+    log = (hub.folder / "hub.log").read_text()
+    for kind, _, _ in refused:
+        assert f"refused {kind}" in log, kind
+
+
+def test_what_a_viewer_set_on_the_own_page_is_set_right_there(
+    hub: Any, page: Callable[..., Page], widgets: tuple[str, str, str]
+) -> None:
+    """Pages wait for an echo of what they change; with it comes the value that holds, for this one as for all."""
+    kernel, number, _ = widgets
+    carol = page("carol", kernel)
+    asked = carol.send("comm_msg", {"comm_id": number, "data": {"method": "update", "state": {"value": 7}}})
+    echo = carol.hear(lambda header, parent, _: header["msg_type"] == "comm_msg" and parent["msg_id"] == asked)
+    assert echo["data"] == {"method": "echo_update", "state": {"value": 7}, "buffer_paths": []}
+    truth = carol.hear(lambda header, parent, _: header["msg_type"] == "comm_msg" and parent["msg_id"] == asked)
+    assert (truth["data"]["method"], truth["data"]["state"]["value"]) == ("update", 42)
+
+
+def test_viewers_get_pictures_and_rows_that_they_ask_for(
+    hub: Any, page: Callable[..., Page], widgets: tuple[str, str, str]
+) -> None:
+    kernel, number, _ = widgets
+    shared = hub.name("proposal-one")
+    carol = page("carol", kernel)
+    for kind in READING:
+        content = {"kind": kind, "client": "mine", "frame": 3}
+        carol.answers(carol.send("comm_msg", {"comm_id": number, "data": {"method": "custom", "content": content}}))
+    assert hub.run("bob", shared, "print(*heard)", kernel).split() == list(READING)
+
+
+def test_viewers_take_no_other_pages_place(hub: Any, page: Callable[..., Page], widgets: tuple[str, str, str]) -> None:
+    """Neither its name, nor the messages that are kept for it while its connection is broken."""
+    kernel, number, _ = widgets
+    bob = page("bob", kernel, "bobs")
+    assert page("carol", kernel, "bobs").states()[number]["value"] == 42
+    running = bob.send("execute_request", {"code": "import time; time.sleep(1); print('kept')", "silent": False})
+    bob.hear(lambda header, parent, _: header["msg_type"] == "execute_input" and parent["msg_id"] == running)
+    bob.socket.close()
+    model = f"/user/{hub.name('proposal-one')}/api/kernels/{kernel}"
+    _wait_for(lambda: hub.ask("bob", "GET", model).json()["connections"] == 0)
+    page("carol", kernel).socket.close()
+    page("carol", kernel)
+    _wait_for(lambda: hub.ask("bob", "GET", model).json()["execution_state"] == "idle")
+    back = page("bob", kernel, "bobs")
+    kept = back.hear(lambda header, parent, _: header["msg_type"] == "stream" and parent["msg_id"] == running)
+    assert kept["text"] == "kept\n"
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_viewers_follow_a_shared_text_and_change_nothing(hub: Any) -> None:

@@ -89,18 +89,48 @@ def test_values_name_images_data_and_existing_secrets(folder: Path) -> None:
     compile(hub["extraConfig"]["sfxlab"], "extraConfig", "exec")
 
 
-def test_values_know_only_keys_that_the_chart_has(folder: Path) -> None:
-    """Those of its values.schema.yaml that are used here, which refuses others."""
-    chart = {
-        "hub": {"image", "db", "extraFiles", "extraVolumes", "extraVolumeMounts", "extraConfig", "service",
-                "networkPolicy", "initContainers"},
-        "proxy": {"https"},
-        "singleuser": {"image", "uid", "storage", "memory", "networkPolicy"},
-        "cull": {"enabled"},
-    }  # fmt: skip
-    values = yaml.safe_load(_printed(folder))
-    assert set(values) == set(chart)
-    assert all(set(table) <= chart[name] for name, table in values.items())
+# What is used here of the chart's values.schema.yaml (zero-to-jupyterhub-k8s with JupyterHub 5.4): names and types.
+# The chart refuses other names wherever these are given.
+IMAGE = {"name": str, "tag": str}
+CHART: dict[str, Any] = {
+    "hub": {
+        "image": IMAGE, "db": {"type": ("sqlite-pvc", "sqlite-memory", "mysql", "postgres", "other")},
+        "extraFiles": {"*": {"mountPath": str, "stringData": str}}, "extraConfig": {"*": str}, "extraVolumes": list,
+        "extraVolumeMounts": list, "initContainers": list, "service": {"extraPorts": list},
+        "networkPolicy": {"ingress": list, "egress": list},
+    },
+    "proxy": {
+        "https": {
+            "enabled": bool, "type": ("letsencrypt", "manual", "offload", "secret"), "hosts": list,
+            "secret": {"name": str, "key": str, "crt": str},
+        },
+    },
+    "singleuser": {
+        "image": IMAGE, "uid": int, "storage": {"homeMountPath": str, "dynamic": {"storageClass": str}},
+        "memory": {"limit": (str, None), "guarantee": (str, None)}, "networkPolicy": {"ingress": list, "egress": list},
+    },
+    "cull": {"enabled": bool},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change", [("", ""), ("https:", "http:"), ('claim = "all-data"', 'claim = "c"\nstorage_class = "x"')]
+)
+def test_values_are_such_as_the_chart_takes(folder: Path, change: tuple[str, str]) -> None:
+    (folder / "site.toml").write_text(SITE.replace(*change))
+    _check(yaml.safe_load(_printed(folder)), CHART, "values")
+
+
+def _check(value: Any, known: Any, place: str) -> None:
+    if isinstance(known, dict):
+        assert isinstance(value, dict), place
+        for name, each in value.items():
+            assert name in known or "*" in known, f"{place}.{name}"
+            _check(each, known.get(name, known.get("*")), f"{place}.{name}")
+    elif isinstance(known, tuple):
+        assert value in known or type(value) in known, f"{place}: {value}"
+    else:
+        assert type(value) is known, f"{place}: {value}"
 
 
 def test_the_policy_is_a_config_map_whose_changes_need_no_restart(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What of site.toml decides over cookies, subdomains and TLS, as JupyterHub is told of it."""
+"""What of site.toml decides over cookies, subdomains, TLS and addresses, as JupyterHub is told of it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def test_with_tls_cookies_are_secure_and_bound_to_a_host_where_each_server_has_i
     c = _configured(tmp_path, f'{address}\ndomain = "https://hub.site.org"')
     assert c.JupyterHub.subdomain_host == "https://hub.site.org"
     assert c.JupyterHub.cookie_host_prefix_enabled
+
+
+@pytest.mark.parametrize(
+    ("hub", "found"),
+    [
+        ('address = "http://127.0.0.1:8000"', "http://127.0.0.1:8899"),
+        ('address = "https://hub.site.org"\n[servers]\nkind = "slurm"', "https://hub.site.org"),
+        (
+            'address = "https://hub.site.org"\ndomain = "https://hub.site.org:444"\n[servers]\nkind = "slurm"',
+            "https://sessions--service.hub.site.org:444",
+        ),
+    ],
+)
+def test_servers_find_the_session_service(tmp_path: Path, hub: str, found: str) -> None:
+    assert _configured(tmp_path, hub).Spawner.environment["SFXLAB_CATALOGUE"] == f"{found}/services/sessions"
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:

@@ -22,16 +22,11 @@ members = { anna@ = "lead", bob@ = "analyst" }
 
 SITE = """
 [servers]
-idle = 30
+idle = 10
 """
 
-# A run that goes on in a process of its own, with no kernel that is busy and no page open.
-RUN = """
-import subprocess, sys
-script = "import os, time; from pathlib import Path; from sfxlab.store.writer import begin_writing;"
-script += "os.makedirs('run', exist_ok=True); begin_writing(Path('run')); time.sleep(600)"
-print(subprocess.Popen([sys.executable, "-c", script], start_new_session=True).pid)
-"""
+# Keeps open what a run's writer does, with no kernel and no page.
+RUN = "mkdir -p run/writers; exec 9> run/writers/writer-000001.json; echo writing; exec sleep 600"
 
 
 def test_a_process_that_writes_a_run_is_noticed(tmp_path: Path) -> None:
@@ -55,22 +50,24 @@ def test_idle_servers_are_stopped_but_not_while_a_run_goes_on(
 ) -> None:
     folder = tmp_path_factory.mktemp("culling")
     with start_hub(folder, PROPOSALS, ["anna", "bob"], ["proposal-one"], SITE) as hub:
-        anna, bob = hub.name("anna"), hub.name("bob")
-        hub.start_server("anna", anna)
-        hub.start_server("bob", bob)
-        pid = int(hub.run("anna", anna, RUN))
+        anna = hub.name("anna")
+        run = subprocess.Popen(
+            ["sh", "-c", RUN], user=anna, group=anna, extra_groups=[], cwd=Path(f"~{anna}").expanduser(),
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        with run:
+            assert run.stdout is not None
+            assert run.stdout.readline() == b"writing\n"
+            for person in ("anna", "bob"):
+                assert hub.start_server(person, hub.name(person)).ok
 
-        def is_up(person: str) -> bool:
-            return bool(hub.ask(person, "GET", f"/hub/api/users/{hub.name(person)}").json()["servers"])
+            def wait_until_down(person: str) -> None:
+                deadline = time.monotonic() + 150
+                while hub.ask(person, "GET", f"/hub/api/users/{hub.name(person)}").json()["servers"]:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
 
-        def wait_until_down(person: str) -> bool:
-            deadline = time.monotonic() + 150
-            while is_up(person) and time.monotonic() < deadline:
-                time.sleep(1)
-            return not is_up(person)
-
-        assert wait_until_down("bob")
-        time.sleep(5)
-        assert is_up("anna")
-        os.kill(pid, 9)
-        assert wait_until_down("anna")
+            wait_until_down("bob")
+            assert hub.ask("anna", "GET", f"/hub/api/users/{hub.name('anna')}").json()["servers"]
+            run.kill()
+            wait_until_down("anna")

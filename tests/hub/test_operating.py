@@ -6,11 +6,9 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -44,17 +42,9 @@ def _moved(script: str, folder: Path, suffix: str, ports: list[int]) -> str:
     return script
 
 
-def _stop(pid_file: Path) -> None:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(int(pid_file.read_text()), signal.SIGTERM)
-        deadline = time.monotonic() + 60
-        while pid_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-
-
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_operating_page_do_what_it_says(
-    tmp_path: Path, free_ports: Callable[[int], list[int]], start_hub: Any
+    tmp_path: Path, free_ports: Callable[[int], list[int]], start_hub: Any, kill: Callable[[int], None]
 ) -> None:
     suffix, ports = secrets.token_hex(3), free_ports(6)
     (tmp_path / "hub_config").mkdir()
@@ -71,7 +61,8 @@ def test_the_commands_of_the_operating_page_do_what_it_says(
         log = tmp_path / "state" / "hub.log"
         assert done.returncode == 0, done.stderr[-2000:] + (log.read_text()[-2000:] if log.exists() else "")
     finally:
-        _stop(tmp_path / "state" / "hub.pid")
+        with suppress(FileNotFoundError):
+            kill(int((tmp_path / "state" / "hub.pid").read_text()))
         for name in (f"anna{suffix}", f"bob{suffix}", f"olga{suffix}", f"proposal-p{suffix}"):
             subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
     assert '"status": "well"' in done.stdout

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,26 +65,54 @@ def slurm(
         yield site
 
 
-def test_a_shared_server_is_a_job_under_the_proposals_account(
-    tmp_path_factory: pytest.TempPathFactory, start_hub: Callable[..., Any], slurm: Any
-) -> None:
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, start_hub: Callable[..., Any], slurm: Any) -> Iterator[Any]:
     accounts, folder = ["proposal-one", "proposal-two"], tmp_path_factory.mktemp("slurm")
-    with start_hub(folder, PROPOSALS, ["anna", "dan"], accounts, SITE, environment=slurm.environment) as hub:
+    with start_hub(
+        folder, PROPOSALS, ["anna", "dan", "olga"], accounts, SITE, environment=slurm.environment
+    ) as running:
         for name in ("one", "two"):
-            data = hub.data / name
+            data = running.data / name
             data.mkdir()
             (data / "run.h5").write_text(f"frames of {name}")
-            shutil.chown(data, group=hub.name(f"proposal-{name}"))
+            shutil.chown(data, group=running.name(f"proposal-{name}"))
             data.chmod(0o2770)
-        owner = hub.name("proposal-one")
-        assert hub.start_server("anna", owner).ok
-        assert slurm.run("squeue", "-h", "-o", "%j %u %T").split() == [f"jupyter-{owner}", owner, "RUNNING"]
-        partition, user, memory, read, told = json.loads(hub.run("anna", owner, LOOK.replace("DATA", str(hub.data))))
-        assert (partition, user, memory) == ("onprem", owner, "1024")
-        assert read == ["frames of one", "Permission denied"]
-        assert told == [400, 400, 400]
-        assert hub.ask("anna", "DELETE", f"/hub/api/users/{owner}/server").ok
-        slurm.wait_for(lambda: slurm.run("squeue", "-h") == "", "the job to end")
+        yield running
+
+
+def test_a_shared_server_is_a_job_under_the_proposals_account(hub: Any, slurm: Any) -> None:
+    owner = hub.name("proposal-one")
+    assert hub.start_server("anna", owner).ok
+    assert slurm.run("squeue", "-h", "-o", "%j %u %T").split() == [f"jupyter-{owner}", owner, "RUNNING"]
+    partition, user, memory, read, told = json.loads(hub.run("anna", owner, LOOK.replace("DATA", str(hub.data))))
+    assert (partition, user, memory) == ("onprem", owner, "1024")
+    assert read == ["frames of one", "Permission denied"]
+    assert told == [400, 400, 400]
+    assert hub.ask("anna", "DELETE", f"/hub/api/users/{owner}/server").ok
+    slurm.wait_for(lambda: slurm.run("squeue", "-h") == "", "the job to end")
+
+
+def test_the_health_page_says_whether_slurm_answers(hub: Any, slurm: Any) -> None:
+    def wait_for(person: str, well: bool, said: str) -> None:
+        deadline = time.monotonic() + 90
+        while True:
+            health = hub.ask(person, "GET", "/services/health/json").json()
+            (part,) = [each for each in health["parts"] if each["name"] == "SLURM"]
+            if (part["well"], part["found"]) == (well, said):
+                assert health["status"] == ("well" if well else "broken")
+                return
+            assert time.monotonic() < deadline, health
+            time.sleep(0.5)
+
+    wait_for("olga", True, "1 idle")
+    wait_for("anna", True, "")
+    controller = int((slurm.folder / "slurmctld.pid").read_text())
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        wait_for("olga", False, "sinfo does not answer within 5 s")
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    wait_for("olga", True, "1 idle")
 
 
 def test_check_compares_unix_groups_with_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

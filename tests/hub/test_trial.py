@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -75,7 +74,7 @@ def _accounts() -> set[str]:
     return {each.pw_name for each in pwd.getpwall()}
 
 
-def test_a_trial_begins_with_one_command_and_leaves_nothing_but_data(folder: Path) -> None:
+def test_a_trial_begins_with_one_command_and_leaves_nothing_but_data(folder: Path, kill: Callable[[int], None]) -> None:
     command = [sys.executable, "-m", "sfxlab", "hub", "up", "--config", str(folder), "--trial"]
     environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs"}
     with (folder / "log").open("wb") as log:
@@ -83,8 +82,8 @@ def test_a_trial_begins_with_one_command_and_leaves_nothing_but_data(folder: Pat
         try:
             person, answer = _log_in(folder, hub)
         finally:
-            hub.send_signal(signal.SIGTERM)
-            hub.wait(60)
+            kill(hub.pid)
+            hub.wait()
     assert (answer.status_code, answer.headers["Location"]) == (302, "/hub/home"), (folder / "log").read_text()
     made = {person, f"proposal-{person[1:]}"}
     assert made <= _accounts()

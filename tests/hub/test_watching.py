@@ -25,16 +25,16 @@ title = "Two"
 members = { dan@ = "lead" }
 """
 
-# A Dask cluster and another page, in processes of the shared server's account that outlive the kernel.
+# A cluster of sfxlab's and another page, in processes of the shared server's account that outlive the kernel.
 START = """
 import subprocess, sys
 CLUSTER = '''
-from distributed import LocalCluster
-import http.server, threading, time
+from sfxlab.cluster import connect
+import http.server
 if __name__ == "__main__":
-    cluster = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0")
+    client = connect("local", workers=1)
     server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    print(cluster.scheduler.http_server.port, server.server_port, flush=True)
+    print(client.scheduler_info()["services"]["dashboard"], server.server_port, flush=True)
     server.serve_forever()
 '''
 process = subprocess.Popen([sys.executable, "-c", CLUSTER], start_new_session=True, text=True, stdout=subprocess.PIPE,
@@ -207,3 +207,32 @@ def _process_with(argument: str) -> int:
             if argument.encode() in arguments and b"serve" in arguments:
                 return int(folder.name)
     raise AssertionError(f"no process has {argument}")
+
+
+STEAL = """
+import os
+from pathlib import Path
+theirs = Path({theirs!r})
+os.symlink(theirs, "linked-run")
+os.makedirs("linked-writers")
+os.symlink(theirs / "writers", "linked-writers/writers")
+os.makedirs("linked-file/writers")
+os.symlink(theirs / "writers/writer-000001.json", "linked-file/writers/writer-000001.json")
+"""
+
+
+def test_links_among_the_runs_show_nobody_the_runs_of_others(hub: Any, run: str) -> None:
+    """Neither a link to a run, nor one to its writers, nor one to the file that says how far it is."""
+    two = hub.name("proposal-two")
+    hub.start_server("dan", two)
+    assert hub.run("dan", two, RUN) == ""
+    theirs = str(Path(f"~{two}/scan/run-1").expanduser())
+    assert hub.run("bob", hub.name("proposal-one"), STEAL.format(theirs=theirs)) == ""
+    deadline = time.monotonic() + 60
+    while not (seen := {each["path"] for each in _health(hub, "dan")["runs"]}):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert seen == {theirs}
+    for person in ("anna", "olga"):
+        paths = {each["path"] for each in _health(hub, person)["runs"]}
+        assert paths == ({run} if person == "anna" else {run, theirs})
