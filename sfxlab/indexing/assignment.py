@@ -120,18 +120,21 @@ def settle(
     n = q.shape[1]
     owner, before = np.full(n, -1), np.full(n, -2)
     smallest, misfit = np.empty(n), np.zeros((3, n))
-    work, own, own_work = np.empty((3, n)), np.empty((3, n)), np.empty((3, n))
+    own, own_work = np.empty((3, n)), np.empty((3, n))
     random = turned_about_beam(q, k, FOR_SPREAD)
-    random_work = np.empty_like(random)
+    works, random_works = np.empty((len(bases), 3, n)), np.empty((len(bases), 3, random.shape[1]))
+    fitted = np.ones(len(bases), dtype=np.bool_)
     claims, taken = np.zeros((len(bases), n), dtype=np.bool_), np.zeros(n, dtype=np.bool_)
     for _ in range(ROUNDS):
         owner[:], smallest[:] = -1, np.inf
         for i in range(len(bases)):
-            misfits(q, k, bases[i], work)
-            misfits(random, k, bases[i], random_work)
+            work = works[i]
+            if fitted[i]:
+                misfits(q, k, bases[i], work)
+                misfits(random, k, bases[i], random_works[i])
             for j in range(n):
                 taken[j] = before[j] >= 0 and before[j] != i
-            _, limit = spread(work, random_work, taken, CLAIM)
+            _, limit = spread(work, random_works[i], taken, CLAIM)
             for j in range(n):
                 distance = work[0, j] ** 2 + (work[1, j] / NORMAL_RATIO) ** 2
                 claims[i, j] = work[2, j] < CLAIM and work[0, j] < limit
@@ -147,7 +150,8 @@ def settle(
                 if owner[j] == i:
                     own[:, m] = q[:, j]
                     m += 1
-            if m < LEAST_FITTED:
+            fitted[i] = m >= LEAST_FITTED
+            if not fitted[i]:
                 continue
             for _ in range(2):
                 misfits(own[:, :m], k, bases[i], own_work[:, :m])

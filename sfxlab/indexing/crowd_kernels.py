@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sfxlab.indexing.background import FOR_CHANCE, turned_about_beam
 from sfxlab.indexing.fit_kernels import inverse, misfits, strained, turned
-from sfxlab.indexing.known_cell_kernels import KEPT, REFINED, is_known, mean_reach
+from sfxlab.indexing.known_cell_kernels import HOPELESS, KEPT, REFINED, is_known, mean_reach
 from sfxlab.indexing.search_kernels import search_pairs
 from sfxlab.indexing.significance import NOT_TURNED, log10_chance
 
@@ -59,7 +59,7 @@ def find_in_crowd(
     random_work = np.empty_like(random)
     n_refined = 0
     for c in np.argsort(chances, kind="mergesort"):
-        if n_refined == REFINED:
+        if n_refined == REFINED or (n_refined > 0 and chances[c] > HOPELESS):
             break
         if is_known(bases[c], known) or is_known(bases[c], refined[:n_refined]):
             continue

@@ -65,25 +65,31 @@ def misfits(
 
     `k` is the wave vector of the beam, `basis` real axes as rows, Å; `out` is (3, n): 1/Å, 1/Å, and without unit.
     """
-    reciprocal = inverse(basis)
-    h = np.empty(3)
+    r = inverse(basis)
+    # Plain scalars, so that several peaks go through one instruction.
+    b00, b01, b02, b10, b11, b12, b20, b21, b22 = (
+        basis[0, 0], basis[0, 1], basis[0, 2], basis[1, 0], basis[1, 1], basis[1, 2], basis[2, 0], basis[2, 1],
+        basis[2, 2],
+    )  # fmt: skip
+    r00, r01, r02, r10, r11, r12, r20, r21, r22 = (
+        r[0, 0], r[0, 1], r[0, 2], r[1, 0], r[1, 1], r[1, 2], r[2, 0], r[2, 1], r[2, 2],
+    )  # fmt: skip
+    k0, k1, k2 = k[0], k[1], k[2]
     for j in range(q.shape[1]):
-        worst = 0.0
-        for a in range(3):
-            value = basis[a, 0] * q[0, j] + basis[a, 1] * q[1, j] + basis[a, 2] * q[2, j]
-            h[a] = np.rint(value)
-            worst = max(worst, abs(value - h[a]))
-        square, across, ray = 0.0, 0.0, 0.0
-        for a in range(3):
-            d = reciprocal[a, 0] * h[0] + reciprocal[a, 1] * h[1] + reciprocal[a, 2] * h[2] - q[a, j]
-            s = q[a, j] + k[a]
-            square += d * d
-            across += d * s
-            ray += s * s
-        across = abs(across) / math.sqrt(ray + 1e-30)
-        out[0, j] = math.sqrt(max(square - across * across, 0.0))
+        x, y, z = q[0, j], q[1, j], q[2, j]
+        u, v, w = b00 * x + b01 * y + b02 * z, b10 * x + b11 * y + b12 * z, b20 * x + b21 * y + b22 * z
+        h0, h1, h2 = np.rint(u), np.rint(v), np.rint(w)
+        u, v, w = abs(u - h0), abs(v - h1), abs(w - h2)
+        u = u if u > v else v
+        d0 = r00 * h0 + r01 * h1 + r02 * h2 - x
+        d1 = r10 * h0 + r11 * h1 + r12 * h2 - y
+        d2 = r20 * h0 + r21 * h1 + r22 * h2 - z
+        x, y, z = x + k0, y + k1, z + k2
+        across = abs(d0 * x + d1 * y + d2 * z) / math.sqrt(x * x + y * y + z * z + 1e-30)
+        square = d0 * d0 + d1 * d1 + d2 * d2 - across * across
+        out[0, j] = math.sqrt(square if square > 0.0 else 0.0)
         out[1, j] = across
-        out[2, j] = worst
+        out[2, j] = u if u > w else w
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -15,8 +15,10 @@ from sfxlab.indexing import fit_kernels
 from sfxlab.indexing.assignment import CLAIM, Assignment, assign
 from sfxlab.indexing.background import FOR_CHANCE, fit_outwards, turned_about_beam
 from sfxlab.indexing.coincidence import is_suspect, turned_ones
+from sfxlab.indexing.doubt import doubt, is_part
 from sfxlab.indexing.known_cell_kernels import BEYOND_DOUBT, FIRST_SHELL, mean_reach
 from sfxlab.indexing.objection import layers_of, objection
+from sfxlab.indexing.orientation import oriented
 from sfxlab.indexing.reasons import Reason
 from sfxlab.indexing.search import CROWD, ENOUGH, compile_search, find_lattice, log_factorials
 from sfxlab.indexing.significance import NOT_TURNED, log10_chance
@@ -103,13 +105,38 @@ def index(q: NDArray[np.float64], target: Target, recipe: IndexingRecipe) -> Ind
             chances = [[*chances, log10_p][i] for i in shares.kept]
         if against or len(shares.kept) < len(proposed):
             refused.append(proposal)
-    lattices = tuple(
-        Lattice(
-            target.conventional(target.setting(basis)), np.sort(order[shares.owner == i]), chances[i], shares.rms(i)
-        )
-        for i, basis in enumerate(shares.bases)
-    )
+    lattices, doubtful = _believed(peaks, beam, order, shares, chances, target)
+    reason = doubtful or reason or Reason.NO_LATTICE.because(f"none keeps {recipe.min_peaks} of {len(q)} peaks")
     return IndexingResult(lattices, "" if lattices else reason)
+
+
+def _believed(
+    peaks: NDArray[np.float64],
+    beam: NDArray[np.float64],
+    order: NDArray[np.int64],
+    shares: Assignment,
+    chances: list[float],
+    target: Target,
+) -> tuple[tuple[Lattice, ...], str]:
+    """Those of the lattices that share the peaks (3, n), (n,) in this `order`, that few peaks leave no doubt of.
+
+    And why others are doubtful.
+    """
+    lattices, reason = [], ""
+    sizes = np.bincount(shares.owner + 1, minlength=len(shares.bases) + 1)[1:]
+    for i, basis in enumerate(shares.bases):
+        mine = shares.owner == i
+        own = np.ascontiguousarray(peaks[:, mine])
+        if any(is_part(own, beam, basis, shares.bases[other]) for other in np.flatnonzero(sizes > sizes[i])):
+            continue
+        turned, error = oriented(own, beam, np.ascontiguousarray(target.setting(basis)), target.basis)
+        free = mine | (shares.owner < 0)
+        doubtful = doubt(np.ascontiguousarray(peaks[:, free]), beam, mine[free], turned, error, chances[i], target)
+        if doubtful:
+            reason = doubtful
+        else:
+            lattices.append(Lattice(target.conventional(turned), np.sort(order[mine]), chances[i], shares.rms(i)))
+    return tuple(lattices), reason
 
 
 @lru_cache(maxsize=1)
@@ -123,6 +150,7 @@ def _compile() -> None:
     _fit_all(peaks, beam, target.basis, 1, target)
     objection(peaks, beam, target.basis, 0.0, target, recipe)
     fit_kernels.fit_growing(peaks, beam, target.basis, target.basis, FIRST_SHELL, np.empty_like(peaks))
+    oriented(peaks, beam, target.basis, target.basis)
     every = np.ones(peaks.shape[1], dtype=np.bool_)
     is_suspect(np.rint(target.basis @ peaks[:, every]).T)
     layers_of(peaks[:, every], target.basis, log_factorials(peaks.shape[1]))

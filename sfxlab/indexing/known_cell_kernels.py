@@ -19,6 +19,8 @@ KEPT = 16
 """Orientations kept by each way of searching."""
 REFINED = 4
 """Of these, so many have their cell refined."""
+HOPELESS = -1.0
+"""log10 of chance above which only the best of them has."""
 FIT_PEAKS = 120
 """Innermost peaks that orientations are compared on."""
 FIRST_SHELL = 12
@@ -89,7 +91,7 @@ def best_of(
     order = np.argsort(chances[:n_kept], kind="mergesort")
     n_refined = 0
     for c in order:
-        if n_refined == REFINED:
+        if n_refined == REFINED or (n_refined > 0 and chances[c] > HOPELESS):
             break
         if is_known(bases[c], known) or is_known(bases[c], refined[:n_refined]):
             continue

@@ -20,7 +20,7 @@ class Reason(StrEnum):
     So do several crystals, axes longer than are looked for, or a wrong geometry.
     """
     AMBIGUOUS = "ambiguous"
-    """Without a cell: different lattices suit the peaks about equally well."""
+    """Different lattices, or one turned by a degree or more, suit the peaks about equally well."""
     TIME_LIMIT = "time limit"
     """The search, or an outside program, took longer than the recipe allows."""
     PROGRAM_FAILED = "program failed"
