@@ -55,11 +55,12 @@ StateSaveLocation={folder}/state
 _POWER_SAVING = """\
 ResumeProgram={folder}/burst-resume
 SuspendProgram={folder}/burst-suspend
+ResumeFailProgram={folder}/burst-suspend
 ResumeTimeout=60
 SuspendTimeout=5
 SuspendTime={suspend_time}
 SuspendExcNodes={local}
-SlurmctldParameters=idle_on_node_suspend,power_save_interval=2
+SlurmctldParameters=idle_on_node_suspend,power_save_interval=1
 CommunicationParameters=NoAddrCache
 PrivateData=cloud
 """
@@ -71,8 +72,8 @@ class SlurmSite:
     Each node offers `cpus` and `memory` MiB whatever the machine has. Without cloud nodes they listen on 127.0.0.1 at
     ports of their own; with cloud nodes each, ordinary ones too, lives in a network namespace. Cloud nodes are in the
     same partition as the others and are only taken where those are full; they go back after `suspend_time` seconds
-    without work. `configuration` is added to slurm.conf as it is, `burst` gives the text of burst.toml. `nodes_by` is
-    a command that starts slurmd of ordinary nodes without a network of their own, which it gets as arguments.
+    without work. `configuration` is added to slurm.conf as it is. `nodes_by` is a command that starts slurmd of
+    ordinary nodes without a network of their own, which it gets as arguments.
 
     The test skips, saying why, where this cannot run.
     """
@@ -87,7 +88,6 @@ class SlurmSite:
         suspend_time: int = 10,
         configuration: str = "",
         nodes_by: Sequence[str] = (),
-        burst: Callable[[SlurmSite], str] = lambda site: site.local_burst(),
     ) -> None:
         self.partition = "onprem"
         self.local_nodes = tuple(f"local{number}" for number in range(1, local_nodes + 1))
@@ -97,7 +97,7 @@ class SlurmSite:
         self.name = f"sfx{secrets.token_hex(3)}"
         """Of the cluster and of its bridge."""
         self._cpus, self._memory = cpus, memory
-        self._suspend_time, self._extra, self._burst = suspend_time, configuration, burst
+        self._suspend_time, self._extra = suspend_time, configuration
         self._nodes_by = tuple(nodes_by)
         self._cleanup = contextlib.ExitStack()
 
@@ -214,7 +214,7 @@ class SlurmSite:
         if self.cloud_nodes:
             local = ",".join(self.local_nodes)
             text += _POWER_SAVING.format(folder=self.folder, suspend_time=self._suspend_time, local=local)
-            self._install_burst()
+            self.install_burst(self.local_burst())
         nodes = ",".join((*self.local_nodes, *self.cloud_nodes))
         text += f"PartitionName={self.partition} Nodes={nodes} Default=YES MaxTime=02:00:00 State=UP\n{self._extra}\n"
         (self.folder / "slurm.conf").write_text(text)
@@ -231,10 +231,10 @@ class SlurmSite:
             f'[local]\nbridge = "{self.name}"\nlog_folder = "{self.folder}/log"\n[local.addresses]\n{addresses}'
         )
 
-    def _install_burst(self) -> None:
-        """The programs for power saving, as an administrator installs them."""
+    def install_burst(self, text: str) -> None:
+        """The programs for power saving, as an administrator installs them, with the text of burst.toml."""
         settings = self.folder / "burst.toml"
-        settings.write_text(self._burst(self))
+        settings.write_text(text)
         _command(sys.executable, "-m", "burst", "install", settings, cwd=_BURST, environment=self.environment)
 
     def _wait_for_controller(self) -> None:
@@ -247,7 +247,7 @@ class SlurmSite:
     def _start_nodes(self) -> None:
         for node in self.local_nodes:
             if self.cloud_nodes:
-                self.nodes.start(node)
+                self.nodes.start(node, boot_time=0)
             else:
                 self._start_process([*self._nodes_by, "slurmd", "-D", "-b", "-N", node])
         # Once more than in `_start_network`, because a slurmd ends at once only while slurmctld answers.

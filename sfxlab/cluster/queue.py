@@ -81,7 +81,10 @@ def _state(state: str, reason: str) -> str:
     if state == "PENDING":
         never = ", which does not pass by waiting" if reason in _NEVER else ""
         return "PENDING" if reason in ("None", "") else f"PENDING ({reason}){never}"
-    return f"{state}, workers are starting" if state == "RUNNING" else state
+    return {
+        "RUNNING": "RUNNING, workers are starting",
+        "CONFIGURING": "CONFIGURING, a node is being started",
+    }.get(state, state)
 
 
 def _expected(start: datetime | None, state: str) -> str:

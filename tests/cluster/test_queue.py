@@ -50,6 +50,11 @@ def test_a_reason_that_does_not_pass_is_said_to_be_one() -> None:
     assert "does not pass by waiting" in waiting_text(0, 1, [_pending(1, "PartitionTimeLimit", None)], 0, [], "")
 
 
+def test_a_job_whose_node_is_started_first_says_so() -> None:
+    text = waiting_text(2, 3, [QueuedJob("3", "CONFIGURING", "None", None)], 0, [], "")
+    assert text == "2 of 3 workers: CONFIGURING, a node is being started"
+
+
 def test_failures_and_a_silent_slurm_are_told() -> None:
     text = waiting_text(0, 1, [], 1, ["job 7: FAILED (NonZeroExitCode)\n  line of a log"], "Unable to contact")
     assert text.endswith(

@@ -49,20 +49,21 @@ def test_a_server_is_made_for_a_node_and_deleted(
     servers.stop("cloud1")
 
 
-def test_a_server_that_is_there_already_is_taken(
+def test_a_server_that_is_being_built_already_is_taken(
     cloud: OpenStackService, log_in: Callable[..., OpenStackServers]
 ) -> None:
-    cloud.add_server("cloud1", {OWNER: "hall3"})
-    assert log_in().start("cloud1") == "10.0.0.9"
-    assert len(cloud.servers) == 1
-
-
-def test_a_broken_server_of_before_is_replaced(
-    cloud: OpenStackService, log_in: Callable[..., OpenStackServers]
-) -> None:
-    broken = cloud.add_server("cloud1", {OWNER: "hall3"}, status="ERROR")
+    under_way = cloud.add_server("cloud1", {OWNER: "hall3"}, status="BUILD")
     assert log_in().start("cloud1") == "10.0.0.5"
-    assert broken not in cloud.servers
+    assert list(cloud.servers) == [under_way]
+
+
+@pytest.mark.parametrize("status", ["ERROR", "ACTIVE"])
+def test_a_server_of_before_is_replaced_by_one_that_boots_now(
+    cloud: OpenStackService, log_in: Callable[..., OpenStackServers], status: str
+) -> None:
+    before = cloud.add_server("cloud1", {OWNER: "hall3"}, status=status)
+    assert log_in().start("cloud1") == "10.0.0.5"
+    assert before not in cloud.servers
     assert len(cloud.servers) == 1
 
 

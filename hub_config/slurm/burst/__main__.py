@@ -25,7 +25,8 @@ exec {python} -m burst {action} {settings} "$1"
 _LINES = """\
 # For slurm.conf; sizes and names of the cloud nodes are yours.
 ResumeProgram={folder}/burst-resume
-SuspendProgram={folder}/burst-suspend"""
+SuspendProgram={folder}/burst-suspend
+ResumeFailProgram={folder}/burst-suspend"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

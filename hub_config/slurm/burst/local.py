@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import os
 import signal
@@ -14,6 +15,10 @@ from pathlib import Path
 
 STOP_TIMEOUT = 10.0
 """Seconds that processes of a node get to end by themselves."""
+
+BOOT_TIME = 2.0
+"""Seconds before a node starts. SLURM counts in whole ones and takes a node that comes at once for one that has never
+been away: it then waits until ResumeTimeout for another."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,27 @@ class LocalNodes:
     slurm_conf: str
     log_folder: str
 
-    def start(self, node: str) -> str:
-        """Start the node unless it is there already; its address."""
+    def start(self, node: str, boot_time: float = BOOT_TIME) -> str:
+        """Start the node, anew where it is there already: SLURM waits for one that boots now. Its address."""
+        with self._alone(node):
+            self._stop(node)
+            time.sleep(boot_time)
+            return self._start(node)
+
+    def stop(self, node: str) -> None:
+        """End all that runs on the node, and take it away. Nothing happens where it is not there."""
+        with self._alone(node):
+            self._stop(node)
+
+    @contextlib.contextmanager
+    def _alone(self, node: str) -> Iterator[None]:
+        """SLURM may want a node back that is still being ended."""
+        with Path(self.log_folder, f"burst.{node}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _start(self, node: str) -> str:
         interface = ipaddress.ip_interface(self.addresses[node])
-        if self.processes(node):
-            return str(interface.ip)
-        self.stop(node)
         namespace = self._namespace(node)
         _ip("netns", "add", namespace)
         # Names of interfaces have at most 15 letters.
@@ -53,8 +73,7 @@ class LocalNodes:
             )  # fmt: skip
         return str(interface.ip)
 
-    def stop(self, node: str) -> None:
-        """End all that runs on the node, and take it away. Nothing happens where it is not there."""
+    def _stop(self, node: str) -> None:
         if self._namespace(node) not in _namespaces():
             return
         for number in (signal.SIGTERM, signal.SIGKILL):

@@ -21,7 +21,10 @@ class Driver(Protocol):
     """How nodes come to be. Both functions may be called for a node that is there, half there or gone already."""
 
     def start(self, node: str) -> str:
-        """Make the node and wait until it has an address, which is returned."""
+        """Make the node and wait until it has an address, which is returned.
+
+        SLURM only takes a node that boots after it has asked for it; one that runs already is started anew.
+        """
 
     def stop(self, node: str) -> None:
         """Take the node away, and wait until it is gone."""

@@ -42,10 +42,11 @@ class OpenStackServers:
             raise BurstError("the user data cannot be used", path=settings.cloud_init, found=error) from error
 
     def start(self, node: str) -> str:
-        """Create the server, or take the one that is there; wait until it is active. Its address in the network."""
+        """Create the server and wait until it is active; one that is active already is replaced, because SLURM waits
+        for a node that boots now. Its address in the network."""
         with _told_in_our_words("no server"):
             servers = self._servers(node)
-            usable = [server for server in servers if _will_serve(server)]
+            usable = [server for server in servers if _will_boot(server)]
             for server in servers:
                 if server not in usable[:1]:
                     self._delete(server)
@@ -94,8 +95,8 @@ class OpenStackServers:
         self._cloud.compute.wait_for_delete(server, interval=INTERVAL, wait=self.settings.timeout)
 
 
-def _will_serve(server: Any) -> bool:
-    return server.status in ("ACTIVE", "BUILD") and server.task_state != "deleting"
+def _will_boot(server: Any) -> bool:
+    return bool(server.status == "BUILD") and server.task_state != "deleting"
 
 
 @contextmanager
