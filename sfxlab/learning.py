@@ -7,17 +7,16 @@ import math
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from distributed import Client, Future, KilledWorker, get_worker, wait
+from distributed import Client, Future, KilledWorker, get_worker
 
 from sfxlab.bad_pixels import LearnedMask, Part, PixelTally, added, find_bad_pixels, parts_of_sample
-from sfxlab.cluster import connection_lost, task_result
+from sfxlab.cluster import connection_lost, settled, task_result
 from sfxlab.errors import ClusterError
 from sfxlab.frames import FrameSource
 from sfxlab.frames.spot_profiles import SpotProfiles
@@ -33,6 +32,7 @@ _FRAMES_IN_TASK = 4
 _MOST_TRIES = 5
 
 _Result = TypeVar("_Result")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,13 @@ def learn_bad_pixels(
     client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
     guard: Guard | None = None,
+    waiting: Say = lambda why: None,
 ) -> LearnedMask | None:
     """The bad pixels of these frames that no mask knows; None where there are too few frames to say anything.
 
     At most `recipe.frames` frames are read, evenly spread. The result does not depend on the workers. `progress` is
-    called with the parts of the sample done and of all. `guard` limits the time on workers. Raises `ClusterError`.
+    called with the parts of the sample done and of all. `guard` limits the time on workers. `waiting` is told why there
+    are no workers, whenever that changes, and "" when there are some again. Raises `ClusterError`.
     """
     if len(frames) < recipe.min_frames:
         return None
@@ -77,7 +79,7 @@ def learn_bad_pixels(
     report = progress or (lambda done, total: None)
     report(0, len(parts))
     if client is not None:
-        return _on_workers(client, parts, recipe, report, guard)
+        return _on_workers(client, parts, recipe, report, guard, waiting)
     tally = None
     for done, part in enumerate(parts, start=1):
         tally = added(tally, part.tally())
@@ -91,16 +93,17 @@ def _on_workers(
     recipe: BadPixelRecipe,
     report: Callable[[int, int], None],
     guard: Guard | None,
+    waiting: Say,
 ) -> LearnedMask | None:
     """The same on workers, which keep the tallies; only the mask comes here."""
     numbered = list(enumerate(parts))
     for _ in range(_MOST_TRIES):
         try:
-            return _added_on_workers(client, numbered, recipe, report, guard)
+            return _added_on_workers(client, numbered, recipe, report, guard, waiting)
         except KilledWorker as error:
             # A worker takes all that it keeps and that waits on it along when it dies, so that any part may be blamed.
             killed = error
-            numbered = [part for part in numbered if not _kills(client, _tally, part, guard)]
+            numbered = [part for part in numbered if not _kills(client, waiting, _tally, part, guard)]
     raise no_end_of_deaths("learning bad pixels", killed, _MOST_TRIES) from killed
 
 
@@ -117,6 +120,7 @@ def _added_on_workers(
     recipe: BadPixelRecipe,
     report: Callable[[int, int], None],
     guard: Guard | None,
+    waiting: Say,
 ) -> LearnedMask | None:
     # Several people may share a scheduler, and it takes tasks of the same name for the same task.
     token = uuid.uuid4().hex[:8]
@@ -127,20 +131,22 @@ def _added_on_workers(
         return task
 
     held: list[Future[Any]] = []
-    waiting: deque[Future[Any]] = deque()
+    under_way: deque[Future[Any]] = deque()
     # Tallies are as large as several frames; workers shall not hold many more than they make at a time.
     ahead = sum(client.nthreads().values()) + 1
     tally: Future[Any] | None = None
     try:
         for number in range(len(parts)):
-            for later in range(number + len(waiting), min(number + ahead, len(parts))):
-                waiting.append(submit(f"learn-bad-pixels-{later}", _tally, parts[later], guard))
-            task = waiting.popleft()
-            _settled(task)
+            for later in range(number + len(under_way), min(number + ahead, len(parts))):
+                under_way.append(submit(f"learn-bad-pixels-{later}", _tally, parts[later], guard))
+            task = under_way.popleft()
+            _settled(task, waiting)
             tally = submit(f"add-bad-pixels-{number}", added, tally, task)
-            held[:] = [*waiting, tally]
+            held[:] = [*under_way, tally]
             report(number + 1, len(parts))
-        found: LearnedMask | None = task_result(submit("find-bad-pixels", find_bad_pixels, tally, recipe))
+        last = submit("find-bad-pixels", find_bad_pixels, tally, recipe)
+        _settled(last, waiting)
+        found: LearnedMask | None = task_result(last)
         return found
     except OSError as error:
         raise connection_lost(error) from error
@@ -159,22 +165,21 @@ def no_end_of_deaths(what: str, error: KilledWorker, tries: int) -> ClusterError
     )
 
 
-def _settled(task: Future[Any]) -> None:
+def _settled(task: Future[Any], waiting: Say) -> None:
     """Wait for a task without fetching what it made. Raises `KilledWorker` and `ClusterError`."""
-    try:
-        wait(task)
-    except CancelledError as error:
-        raise connection_lost(error) from error
+    settled(task.client, task, waiting)
+    if task.status == "cancelled":
+        task_result(task)
     failure = task.exception() if task.status == "error" else None
     if isinstance(failure, KilledWorker):
         raise failure
 
 
-def _kills(client: Client, function: Callable[..., Any], *arguments: Any) -> bool:
+def _kills(client: Client, waiting: Say, function: Callable[..., Any], *arguments: Any) -> bool:
     """Whether workers die of this, where nothing else is under way that they could die of."""
     task = client.submit(function, *arguments, key=f"alone-{uuid.uuid4().hex}", pure=False)
     try:
-        _settled(task)
+        _settled(task, waiting)
     except KilledWorker:
         _LOG.warning("nothing is learned from frames that kill workers: %s", arguments[0])
         return True
@@ -189,12 +194,13 @@ def learn_spot_profiles(
     client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
     guard: Guard | None = None,
+    waiting: Say = lambda why: None,
 ) -> SpotProfiles | None:
     """What spots look like on these frames; None where too few of them are strong (`recipe.profiles`).
 
     Frames are taken from all over the run, one after the other until there are spots enough, so the result does not
-    depend on the workers. `progress` is called with the spots found and wanted. `guard` limits the time on workers.
-    Raises `ClusterError`.
+    depend on the workers. `progress` is called with the spots found and wanted. `guard` and `waiting` are as for
+    `learn_bad_pixels`. Raises `ClusterError`.
     """
     wanted, report = recipe.profiles, progress or (lambda done, total: None)
     # Of multiples of the golden ratio the smallest fractions belong to numbers that are evenly spread.
@@ -205,7 +211,7 @@ def learn_spot_profiles(
     found: list[Examples] = []
     count = 0
     report(count, wanted.spots)
-    work = _found_on_workers(client, tasks, recipe, guard) if client else _found_here(tasks, recipe)
+    work = _found_on_workers(client, tasks, recipe, guard, waiting) if client else _found_here(tasks, recipe)
     with closing(work) as results:
         for examples in results:
             found += examples
@@ -249,12 +255,12 @@ def _found_here(tasks: Sequence[Sequence[FrameSource]], recipe: Recipe) -> Gener
 
 
 def _found_on_workers(
-    client: Client, tasks: Sequence[Sequence[FrameSource]], recipe: Recipe, guard: Guard | None
+    client: Client, tasks: Sequence[Sequence[FrameSource]], recipe: Recipe, guard: Guard | None, waiting: Say
 ) -> Generator[list[Examples]]:
     """The same on workers, in the same order, a few tasks ahead of what is asked for."""
     token = uuid.uuid4().hex[:8]
     ahead = sum(client.nthreads().values()) + 1
-    waiting: deque[Future[Any]] = deque()
+    under_way: deque[Future[Any]] = deque()
 
     def submit(number: int) -> Future[Any]:
         name = f"learn-profiles-{number:06d}-{token}"
@@ -262,19 +268,21 @@ def _found_on_workers(
 
     try:
         for number in range(len(tasks)):
-            waiting += [submit(later) for later in range(number + len(waiting), min(number + ahead, len(tasks)))]
-            task = waiting.popleft()
+            until = min(number + ahead, len(tasks))
+            under_way += [submit(later) for later in range(number + len(under_way), until)]
+            task = under_way.popleft()
             for _ in range(_MOST_TRIES):
                 try:
+                    settled(client, task, waiting)
                     examples: list[Examples] = task_result(task)
                     break
                 except KilledWorker as error:
                     # It may be innocent, a victim of what ran beside it.
                     killed = error
-                    client.cancel(list(waiting))
-                    waiting.clear()
+                    client.cancel(list(under_way))
+                    under_way.clear()
                     token = uuid.uuid4().hex[:8]
-                    if _kills(client, _examples, (number, tasks[number]), recipe, guard):
+                    if _kills(client, waiting, _examples, (number, tasks[number]), recipe, guard):
                         examples = []
                         break
                     task = submit(number)
@@ -285,7 +293,7 @@ def _found_on_workers(
         raise connection_lost(error) from error
     finally:
         if client.status == "running":
-            client.cancel(list(waiting))
+            client.cancel(list(under_way))
 
 
 def _examples(numbered: tuple[int, Sequence[FrameSource]], recipe: Recipe, guard: Guard | None) -> list[Examples]:

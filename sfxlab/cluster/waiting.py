@@ -6,6 +6,7 @@ import html
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -65,9 +66,9 @@ def settled(client: Client, task: Future[Any], report: Say) -> None:
     """Wait until a task has ended in whatever way; `report` is told why there are no workers, and "" once there are."""
     said = ""
     while not task.done():
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, CancelledError):
             wait(task, timeout=_SECONDS_BETWEEN_LOOKS)
-        why = "" if client.nthreads() else waiting_for(client)
+        why = "" if task.done() or client.nthreads() else waiting_for(client)
         if why != said:
             report(why)
             said = why

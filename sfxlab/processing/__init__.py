@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -150,14 +150,17 @@ def _finished(
     with run.writing() as writing, reported(progress) as show:
         last = Progress(run.counts, run.record.n_frames, 0, 0.0)
 
-        def report(progress: Progress) -> None:
-            nonlocal last
-            last = progress
+        def tell(progress: Progress) -> None:
             writing.tell(progress)
             show(progress)
 
+        def report(progress: Progress) -> None:
+            nonlocal last
+            last = progress
+            tell(progress)
+
         def waiting(why: str) -> None:
-            report(replace(last, stage=why))
+            tell(replace(last, stage=why or last.stage))
 
         if resume:
             run.resumed()
@@ -165,7 +168,7 @@ def _finished(
         recipe = with_kept_function(recipe, run.path)
         if client is not None:
             wait_for_workers(client, report=waiting)
-        _learn(frames, run, recipe, client, report)
+        _learn(frames, run, recipe, client, report, waiting)
         missing = set(run.missing_chunks())
         numbers = sorted(missing.union(index // run.record.chunk_size for index in again))
         chunks = chunks_of(frames, run.record, numbers, missing)
@@ -301,7 +304,9 @@ def _with_learned(frames: FrameSource, run_path: Path) -> FrameSource:
     return with_profiles(with_learned_mask(frames, learned_mask_path(run_path)), profiles_path(run_path))
 
 
-def _learn(frames: FrameSource, run: Run, recipe: Recipe, client: Client | None, report: Report) -> None:
+def _learn(
+    frames: FrameSource, run: Run, recipe: Recipe, client: Client | None, report: Report, waiting: Callable[[str], None]
+) -> None:
     """Learn the run's bad pixels, then the shapes of its spots, once: all its frames shall have the same ones."""
     if committed_chunks(run.path):
         return
@@ -314,13 +319,13 @@ def _learn(frames: FrameSource, run: Run, recipe: Recipe, client: Client | None,
     guard = Guard(run.path, recipe.processing.seconds_per_frame)
     mask_path, profile_path = learned_mask_path(run.path), profiles_path(run.path)
     if recipe.bad_pixels.learn and not mask_path.exists() and not learned_before(frames):
-        learned = learn_bad_pixels(frames, recipe.bad_pixels, client, partial(learning, "bad pixels"), guard)
+        learned = learn_bad_pixels(frames, recipe.bad_pixels, client, partial(learning, "bad pixels"), guard, waiting)
         if learned is not None:
             learned.save(mask_path)
     wanted = recipe.profiles.learn and recipe.integration.fit_profiles and recipe.indexing.enabled
     if wanted and not profile_path.exists():
         good = with_learned_mask(frames, mask_path)
-        profiles = learn_spot_profiles(good, recipe, client, partial(learning, "shapes of spots"), guard)
+        profiles = learn_spot_profiles(good, recipe, client, partial(learning, "shapes of spots"), guard, waiting)
         if profiles is not None:
             profiles.save(profile_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from sfxlab.cluster import connect
 from sfxlab.errors import ClusterError
 from sfxlab.frames import FrameSource
+from sfxlab.learning import learn_spot_profiles
 from sfxlab.processing import process
 from sfxlab.progress import Progress
 from sfxlab.recipe import Recipe
@@ -52,15 +54,10 @@ class Site:
         return started
 
     def end(self) -> None:
-        for one in reversed(self._started):
-            with suppress(ProcessLookupError):
-                one.send_signal(signal.SIGTERM)
         for one in self._started:
-            try:
-                one.wait(20)
-            except subprocess.TimeoutExpired:
-                one.kill()
-                one.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(one.pid, signal.SIGKILL)  # each has a session of its own
+            one.wait()
 
 
 @pytest.fixture
@@ -106,32 +103,51 @@ def test_a_run_outlives_its_client_its_workers_walltime_and_its_scheduler(
     assert 120 <= len(run.frames) < 240
     assert run.counts.failed == 0
 
-    resumed = process(frames, recipe, output=output, resume=True)
+    resumed = process(make_frames(240), recipe, output=output, resume=True)
     assert content(resumed) == content(process(make_frames(240), recipe, output=tmp_path / "undisturbed", chunk_size=4))
 
 
 def test_a_run_whose_workers_are_all_killed_says_so_and_goes_on_with_others(
     make_frames: MakeFrames, recipe: Recipe, content: Content, site: Site, wait_for: WaitFor, tmp_path: Path
 ) -> None:
-    frames, stages = make_frames(40), list[str]()
-    workers = [site.worker("--no-nanny")]
+    frames, recipe = make_frames(40), recipe.changed(bad_pixels={"learn": True})
+    why = f"no workers at {site.address}; start `dask worker` there"
+    workers, stages, killed = [site.worker("--no-nanny")], list[str](), list[str]()
+
+    def kill_all(during: str) -> None:
+        killed.append(during)
+        workers[-1].kill()
+        wait_for(lambda: not client.nthreads(), "end of the worker")
 
     def told() -> str | None:
         writer = Run(tmp_path / "run").writer
         return writer.progress.stage if writer and writer.progress else None
 
     def watch(progress: Progress) -> None:
-        if progress.fresh and len(workers) == 1 and not stages:
-            workers[0].kill()
-            wait_for(lambda: not client.nthreads(), "end of the worker")
-        if progress.fresh:
+        if stages[-1:] != [progress.stage]:
             stages.append(progress.stage)
-        if progress.stage.startswith("no workers at"):
-            wait_for(lambda: told() == progress.stage, "word of it in the run")
+        if not killed and progress.stage.startswith("learning"):
+            kill_all("learning")
+        if len(killed) == 1 and progress.fresh:
+            kill_all("processing")
+        if progress.stage == why:
+            wait_for(lambda: told() == why, "word of it in the run")
+            workers.append(site.worker("--no-nanny"))
+
+    def start_one(said: str) -> None:
+        stages.append(said)
+        if said:
             workers.append(site.worker("--no-nanny"))
 
     with connect(site.address, timeout=60) as client:
+        client.wait_for_workers(1, timeout=60)
         run = process(frames, recipe, client, tmp_path / "run", chunk_size=1, progress=watch)
-    assert f"no workers at {site.address}; start `dask worker` there" in stages
-    assert stages[-1] == ""
+        assert killed == ["learning", "processing"]
+        assert stages.count(why) == 2
+        assert stages[stages.index(why) + 1].startswith("learning bad pixels")
+        assert stages[-1] == ""
+        # Shapes of spots are learned likewise; without crystals there are none.
+        kill_all("learning")
+        assert learn_spot_profiles(make_frames(1), Recipe(), client, waiting=start_one) is None
+        assert stages[-2:] == [why, ""]
     assert content(run) == content(process(frames, recipe, output=tmp_path / "undisturbed", chunk_size=1))

@@ -43,7 +43,9 @@ def test_of_two_who_start_the_same_run_one_writes_and_the_other_attaches(
     assert f"being written by process {writer.pid} of " in said[both.index(attached[0])][1]
     assert len(said[both.index(attached[0])][0].splitlines()) > 2  # the progress of the other
     assert len(list((output / "writers").iterdir())) == 1
-    assert content(Run(output)) == content(process(frames, recipe, output=tmp_path / "undisturbed", chunk_size=2))
+    assert content(Run(output)) == content(
+        process(make_frames(40), recipe, output=tmp_path / "undisturbed", chunk_size=2)
+    )
 
 
 def test_whoever_is_attached_learns_that_the_writer_died_or_takes_its_place(
@@ -75,7 +77,9 @@ def test_whoever_is_attached_learns_that_the_writer_died_or_takes_its_place(
     assert (heir.returncode, out.splitlines()[-1]) == (0, "finished"), errors
     assert 0 < done < 40
     assert len(Run(output).record.resumed) == 1
-    assert content(Run(output)) == content(process(frames, recipe, output=tmp_path / "undisturbed", chunk_size=2))
+    assert content(Run(output)) == content(
+        process(make_frames(80), recipe, output=tmp_path / "undisturbed", chunk_size=2)
+    )
 
 
 def test_a_process_killed_while_it_joins_projections_loses_none(
