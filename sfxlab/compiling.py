@@ -28,7 +28,8 @@ from sfxlab.recipe import Recipe
 from sfxlab.simulation import simulate
 from sfxlab.store import Run
 
-_FRAMES = 12
+_FRAMES = 20
+"""Enough to learn bad pixels from."""
 _OTHER_PIXELS = (np.int32, np.uint32)
 """Besides the photons of 16 bits and the floats of the simulated detectors."""
 
@@ -48,6 +49,7 @@ def compile_kernels() -> Iterator[str]:
 def _with_a_cell(folder: Path) -> None:
     """Photon counts, a known cell, and everything that becomes of a run."""
     run = _run(folder, "multipanel-1M", cell_is_known=True)
+    run.powder()
     for model in ("none", "scaled", "partiality"):
         merge(run, "4/mmm", model=model)
     resolve_ambiguity(run, "4/m")

@@ -18,7 +18,7 @@ from sfxlab.recipe import Recipe
 from sfxlab.simulation import simulate
 
 with tempfile.TemporaryDirectory() as folder:
-    made = simulate(folder + "/data", 8, seed=7, kinds={"single": 1.0})
+    made = simulate(folder + "/data", 18, seed=7, kinds={"single": 1.0})
     recipe = Recipe().with_cell(read_cell(made.cell))
     run = process(open_frames(made.frames, made.geometry), recipe, None, folder + "/run", progress=None)
     merge(run, "4/mmm")
