@@ -6,7 +6,7 @@
 this machine, three times each in turn; the best of each counts, from the first chunk to the last. It tells something
 only where the machine has as many cores free.
 
-*Weak scaling*: simulated workers (as in scheduling.py: real ones of Dask, many in a process) sleep a second for each
+*Weak scaling*: simulated workers (as in scheduling.py: real ones of Dask, many in a process) sleep ten seconds for a
 chunk, and each has as many chunks to do. Perfect scaling takes as long whatever their number.
 """
 
@@ -35,8 +35,9 @@ from sfxlab.recipe import Recipe
 
 ROUNDS = 3
 CHUNK = 10
-CHUNKS_EACH = 15
-SECONDS = 1.0
+CHUNKS_EACH = 4
+SECONDS = 10.0
+"""Of a chunk that sleeps; a hundred frames take a worker about three times as long."""
 
 
 def frames_per_second(client: Client, frames: FrameSource, recipe: Recipe, output: Path) -> float:

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -85,8 +85,10 @@ def simulate_workers(address: str, count: int) -> None:
     import dask
     from distributed import Worker
 
-    dask.config.set({"distributed.worker.memory.spill": False, "distributed.admin.system-monitor.interval": "1h"})
-
+    # Each worker would look at its own stack and clock up to a hundred times a second: too much for hundreds of them on
+    # few cores.
+    looks = {"worker.profile.enabled": False, "admin.tick.interval": "1h", "admin.system-monitor.interval": "1h"}
+    dask.config.set({f"distributed.{name}": value for name, value in looks.items()})
     logging.getLogger("distributed").setLevel(logging.ERROR)
 
     async def work() -> None:
@@ -133,8 +135,9 @@ class Usage:
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
-        while not self._ended.wait(0.5):
-            self.peak = max(self.peak, self._process.memory_full_info().uss)
+        with suppress(psutil.NoSuchProcess):
+            while not self._ended.wait(0.5):
+                self.peak = max(self.peak, self._process.memory_full_info().uss)
 
     def end(self) -> float:
         """Processor time so far, seconds."""
