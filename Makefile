@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-# Many tests wait for servers, jobs and pages.
-TESTERS ?= $(shell expr 2 \* $$(nproc))
+# One more than there are cores: many tests wait for servers, jobs and pages.
+TESTERS ?= $(shell expr $$(nproc) + 1)
 
-.PHONY: help demo test test-images check lab notebooks lock system-deps clean
+.PHONY: help demo test test-images check compiled lab notebooks lock system-deps clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,8 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 install: $(BIN)/.installed ## the environment in .venv, from requirements.lock
+
+compiled: $(BIN)/.compiled ## the kernels, compiled ahead of time
 
 # Once, by two processes; else each process of the demo and of the tests would compile for itself.
 $(BIN)/.compiled: $(BIN)/.installed
