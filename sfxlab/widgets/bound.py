@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -107,7 +108,9 @@ class _Binding:
         self._session, self._name, self._widget, self._trait = session, name, widget, trait
         self._loop, self._at_first = _running_loop(), getattr(widget, trait)
         self._awaited: deque[tuple[str, float]] = deque()
-        self._from_session, self._said = False, ""
+        self._taking: int | None = None
+        """The thread that takes over a value of the session; what another thread sets meanwhile is somebody's own."""
+        self._said = ""
         if widget.has_trait("disabled") and not session.may_change():
             widget.set_trait("disabled", True)
         # In this order nothing is missed between the two.
@@ -120,7 +123,7 @@ class _Binding:
         self._widget.unobserve(self._set, self._trait)
 
     def _set(self, change: traitlets.Bunch) -> None:
-        if self._from_session:
+        if self._taking == threading.get_ident():
             return
         # The feed may be faster than `set`.
         self._awaited.append((_text(change.new), time.monotonic() + _ECHO_SECONDS))
@@ -161,13 +164,13 @@ class _Binding:
     def _take(self, value: Any) -> None:
         if value is None or _text(value) == _text(getattr(self._widget, self._trait)):
             return
-        self._from_session = True
+        self._taking = threading.get_ident()
         try:
             self._widget.set_trait(self._trait, value)
         except traitlets.TraitError as error:
             self._say(f"{self._name} of the session cannot be shown: {error}")
         finally:
-            self._from_session = False
+            self._taking = None
 
     def _say(self, sentence: str) -> None:
         self._said = sentence

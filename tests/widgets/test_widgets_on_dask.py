@@ -19,7 +19,7 @@ def client() -> Iterator[Client]:
     """Two workers of two threads each; what other tests left in memory must not make them pause."""
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=False, memory_limit="16GiB", dashboard_address="127.0.0.1:0"
+            n_workers=2, threads_per_worker=2, processes=False, memory_limit="8GiB", dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -56,7 +56,7 @@ def test_the_monitor_shows_a_line_for_each_worker(
     workers = WatchedRun(small_run, client).look()["workers"]
     assert len(workers) == 2
     for worker in workers:
-        assert (worker["threads"], worker["processing"], worker["limit"]) == (2, 0, 2**14)
+        assert (worker["threads"], worker["processing"], worker["limit"]) == (2, 0, 2**13)
         assert 0 < worker["memory"] < 2**20
         assert worker["cpu"] >= 0
         assert worker["host"]
